@@ -1,0 +1,1 @@
+"""Probes of a frozen encoder: bags of patch embeddings, linear classifiers and kNN."""

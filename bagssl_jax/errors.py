@@ -1,8 +1,24 @@
-"""The one exception that is the user's to mend."""
+"""How a program ends early for a reason that needs no traceback."""
+
+import signal
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message says in one line what, and what to do.
 
-    Entry points print it on standard error, without a traceback, and exit with status 2.
+    Entry points print it on standard error and exit with status 2.
     """
+
+
+class Interrupted(Exception):
+    """A signal stopped the training, which has saved where it was.
+
+    Entry points print the message and exit with 128 + `number`, as a shell would.
+    """
+
+    def __init__(self, number: int, step: int):
+        super().__init__(
+            f'stopped by {signal.Signals(number).name} at step {step}, which is saved: the same '
+            'command goes on from there'
+        )
+        self.number = number

@@ -1,0 +1,161 @@
+"""Checkpoints: save, verify, and restore all of a training state or the encoder alone.
+
+A checkpoint holds named items, each a tree of arrays, and a position: what must be known to go
+on, as JSON. Orbax writes it asynchronously and atomically. It restores a damaged file silently,
+so a digest of every item is saved beside the items and checked on the way back.
+"""
+
+import logging
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from bagssl_jax.errors import InputError
+
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir`/checkpoints/STEP."""
+
+    def __init__(self, workdir: str, *, keep: int):
+        """Opens, and creates where needed, the checkpoints of `workdir`; keeps the `keep` newest."""
+        self._directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+        self._keep = keep
+        self._manager = self._open()
+
+    def save(self, step: int, items: Mapping[str, Tree], position: dict[str, Any]) -> None:
+        """Starts saving; returns when the arrays may be overwritten. A saved step stays as it is."""
+        if step in self._manager.all_steps():
+            return
+        digests = {name: int(_digest(tree)) for name, tree in items.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave({'digests': digests, 'position': position}),
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+            ),
+        )
+
+    def restore_newest(self, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+        """The newest undamaged checkpoint, for training to go on from.
+
+        Newer, damaged ones are set aside as checkpoints/STEP.damaged, with a warning.
+
+        Args:
+          targets: item name -> tree of arrays or jax.ShapeDtypeStruct with a sharding.
+
+        Returns:
+          (step, items, position), or None where nothing was saved yet.
+
+        Raises:
+          InputError: every checkpoint is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                items, position = _restore(self._manager, step, targets)
+            except _DamagedError as error:
+                logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
+                self._set_aside(step)
+                continue
+            return step, items, position
+        if steps:
+            raise InputError(
+                f'every checkpoint in {self._directory} is damaged: give a new workdir'
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def _set_aside(self, step: int) -> None:
+        self._manager.close()
+        old = self._directory / str(step)
+        old.rename(self._directory / f'{step}.damaged')
+        self._manager = self._open()
+
+
+def restore_items(workdir: str, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
+    """Reads the named items alone from the newest undamaged checkpoint of `workdir`.
+
+    Args:
+      targets: item name -> tree of arrays or jax.ShapeDtypeStruct with a sharding.
+
+    Returns:
+      The step, and the items.
+
+    Raises:
+      InputError: `workdir` holds no checkpoint, or only damaged ones.
+    """
+    directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    steps = []
+    if directory.is_dir():
+        with ocp.CheckpointManager(directory, options=options) as manager:
+            steps = sorted(manager.all_steps(), reverse=True)
+            for step in steps:
+                try:
+                    items, _ = _restore(manager, step, targets)
+                except _DamagedError as error:
+                    logging.warning('checkpoint %d is damaged (%s); using an older one', step, error)
+                    continue
+                return step, items
+    if steps:
+        raise InputError(f'every checkpoint in {directory} is damaged')
+    raise InputError(f'no checkpoint in {workdir}: train there first, or give another --workdir')
+
+
+class _DamagedError(Exception):
+    """A checkpoint cannot be read, or is not what was saved."""
+
+
+def _restore(manager, step, targets):
+    abstract = jax.tree.map(_abstract, dict(targets))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    meta=ocp.args.JsonRestore(),
+                    **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
+                ),
+            )
+    except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
+        raise _DamagedError(str(error).splitlines()[0]) from error
+    for name in targets:
+        if int(_digest(restored[name])) != restored.meta['digests'][name]:
+            raise _DamagedError(f'the digest of {name} differs')
+    return {name: restored[name] for name in targets}, restored.meta['position']
+
+
+def _abstract(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+@jax.jit
+def _digest(tree: Tree) -> jax.Array:
+    """A checksum of a tree of arrays, uint32 []; the same on any number of devices.
+
+    Integer sums wrap around and do not depend on the order. Odd factors are invertible modulo
+    2^32, so any one changed element changes the digest.
+    """
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(tree):
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32).ravel()
+        factors = 2 * jax.lax.iota(jnp.uint32, words.size) + 1
+        total = total * jnp.uint32(1_000_003) + jnp.sum(words * factors, dtype=jnp.uint32)
+    return total

@@ -1,0 +1,147 @@
+"""How the programs start: flags, and one line with exit status 2 for what the user got wrong."""
+
+import contextlib
+import difflib
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.workdir import read_config
+
+
+def run(program: Callable[[ConfigDict, str], None], usage: str, *, config_file: bool) -> None:
+    """Parses the command line, calls `program(config, workdir)`, and exits where that fails.
+
+    Args:
+      program: what to do.
+      usage: printed by --help.
+      config_file: whether --config=FILE gives the configuration; if not, it is the one that a
+        training left in the workdir. --config.KEY=VALUE overrides either.
+    """
+    with _one_line_errors():
+        if {'--help', '-help', '-h'}.intersection(sys.argv):
+            print(usage.strip())
+        else:
+            program(*parse(sys.argv, config_file=config_file))
+
+
+def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
+    """The configuration with its overrides, locked, and the workdir, from a command line.
+
+    Raises:
+      InputError: the command line, or the configuration that it names, is wrong.
+    """
+    first = flags.FlagValues()
+    flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=first)
+    if config_file:
+        flags.DEFINE_string('config', '', 'file of the configuration', flag_values=first)
+    overrides = _parsed(first, argv, known_only=True)
+    if not first.workdir:
+        raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
+    if config_file:
+        config = _read_file(first.config)
+    else:
+        config = _tupled(ConfigDict(read_config(first.workdir)))
+    _check_keys(overrides[1:], config)
+
+    second = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
+    tuples = {key: type(config[key][0]) for key in _flat_keys(config) if _is_tuple(config[key])}
+    rest = _parsed(second, overrides)
+    if rest[1:]:
+        raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
+    for key, kind in tuples.items():
+        if not all(type(item) is kind for item in config[key]):
+            raise InputError(f'config.{key}={config[key]} must be a tuple of {kind.__name__}')
+    return config.lock(), first.workdir
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+
+
+def _parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> list[str]:
+    try:
+        return values(argv, known_only=known_only)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(str(error).splitlines()[0]) from None
+
+
+def _read_file(path: str) -> ConfigDict:
+    """The configuration of `FILE.py[:argument]`."""
+    file = pathlib.Path(path.partition(':')[0])
+    if not path or not file.is_file():
+        known = sorted(str(file) for file in pathlib.Path('configs').glob('[!_]*.py'))
+        problem = f'--config={path}: no such file' if path else '--config is missing'
+        raise InputError(f'{problem}; give one of {", ".join(known) or "your configs"}')
+    # A configuration imports its neighbours, wherever the program is started from.
+    sys.path.append(str(file.resolve().parents[1]))
+    values = flags.FlagValues()
+    argv = [sys.argv[0], f'--config={path}']
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except Exception as error:  # whatever a Python file can raise, or absl's report of it
+        message = str(error).strip().splitlines()[-1].removeprefix('bagssl_jax.errors.InputError: ')
+        raise InputError(f'--config={path}: {message}') from None
+    if not isinstance(values.config, ConfigDict):
+        raise InputError(f'--config={path}: its get_config() does not return a ConfigDict')
+    return values.config
+
+
+def _check_keys(overrides: list[str], config: ConfigDict) -> None:
+    """Raises InputError for a key that the configuration lacks, naming the nearest."""
+    known = _flat_keys(config)
+    for argument in overrides:
+        match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+        if not match or match[1] in known:
+            continue
+        if any(key.startswith(f'{match[1]}.') for key in known):
+            raise InputError(f'config.{match[1]} is a group of keys: set one of them')
+
+        def likeness(key: str, wanted: str = match[1]) -> float:
+            pairs = [(key, wanted), (key.rpartition('.')[2], wanted.rpartition('.')[2])]
+            return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+        nearest = max(known, key=likeness)
+        raise InputError(f'unknown key config.{match[1]}: did you mean config.{nearest}?')
+
+
+def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
+    keys = []
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        keys += _flat_keys(value, f'{prefix}{key}.') if nested else [prefix + key]
+    return keys
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value)
+
+
+def _tupled(config: ConfigDict) -> ConfigDict:
+    """JSON's lists back to the tuples that they were."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _tupled(value)
+        elif isinstance(value, list | tuple):
+            config[key] = tuple(value)
+    return config

@@ -1,0 +1,86 @@
+"""Patch geometry: where the patches of an image lie, and how they are cut out.
+
+A box is (y, x, height, width) in pixels.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from bagssl_jax.errors import InputError
+
+
+def patch_side(height: int, width: int, *, size: int, scale: float) -> int:
+    """Side in pixels of a square patch of an image of `height` x `width`.
+
+    Args:
+      size: the side in pixels; 0 to use `scale`.
+      scale: the patch's share of the image's area, in (0, 1].
+
+    Raises:
+      InputError: the patch is larger than the image, or the scale is out of range.
+    """
+    if not size and not 0 < scale <= 1:
+        raise InputError(f'patches.scale={scale} is not a share of the area: give one in (0, 1]')
+    side = size or max(1, round(math.sqrt(scale * height * width)))
+    if not 0 < side <= min(height, width):
+        given = f'patches.size={size}' if size else f'patches.scale={scale}'
+        raise InputError(
+            f'a patch of {side}x{side} pixels ({given}) does not fit into an image of '
+            f'{height}x{width}: give a smaller one'
+        )
+    return side
+
+
+def random_boxes(
+    rng: np.random.Generator, height: int, width: int, *, side: int, count: int
+) -> np.ndarray:
+    """`count` square boxes, uniform over all places inside the image: int64 [count 4]."""
+    y = rng.integers(0, height - side + 1, count)
+    x = rng.integers(0, width - side + 1, count)
+    return np.stack([y, x, np.full(count, side), np.full(count, side)], axis=1)
+
+
+def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
+    """An even grid of `count` (a square number) boxes that reaches the edges: int64 [count 4].
+
+    One box is the center crop. Row by row, from the upper left.
+    """
+    across = math.isqrt(count)
+    if count < 1 or across**2 != count:
+        raise InputError(f'a grid of {count} patches is not square: give 1, 4, 9, 16, ...')
+    if across == 1:
+        ys, xs = np.array([(height - side) // 2]), np.array([(width - side) // 2])
+    else:
+        ys = np.rint(np.linspace(0, height - side, across)).astype(int)
+        xs = np.rint(np.linspace(0, width - side, across)).astype(int)
+    y, x = np.meshgrid(ys, xs, indexing='ij')
+    sides = np.full(count, side)
+    return np.stack([y.ravel(), x.ravel(), sides, sides], axis=1)
+
+
+def cut(image: np.ndarray, boxes: np.ndarray, *, resize: int) -> np.ndarray:
+    """The patches of an image.
+
+    Args:
+      image: uint8 [h w c].
+      boxes: int [p 4]; all of one size unless `resize` is given.
+      resize: side in pixels of the result; 0 to keep the pixels as they are.
+
+    Returns:
+      uint8 [p s s c].
+    """
+    patches = [image[y : y + h, x : x + w] for y, x, h, w in boxes.tolist()]
+    if resize:
+        patches = [resized(patch, resize, resize) for patch in patches]
+    return np.stack(patches)
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [h w c] to uint8 [height width c]: area averages to shrink, else bilinear."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)

@@ -1,0 +1,23 @@
+"""Pretrains a patch encoder, and probes it.
+
+    python -m bagssl_jax.main --config=configs/NAME.py[:argument] --workdir=DIR [--config.KEY=VALUE ...]
+
+The same command again goes on where an interrupted one stopped. configs/default.py has every key.
+"""
+
+from ml_collections import ConfigDict
+
+from bagssl_jax import cli
+from bagssl_jax.evaluation.protocol import evaluate
+from bagssl_jax.training.loop import train
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Trains, and then probes unless the configuration says not to."""
+    train(config, workdir)
+    if config.probe.after_training:
+        evaluate(config, workdir)
+
+
+if __name__ == '__main__':
+    cli.run(main, __doc__, config_file=True)

@@ -1,0 +1,99 @@
+"""Encoders and projectors, as Linen modules that return (output, intermediates)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.models.projector import Projector
+from bagssl_jax.models.resnet import ResNet, Tiny
+
+
+def _resnet(stages: tuple[int, ...], bottleneck: bool) -> Callable[..., nn.Module]:
+    def build(*, width, stem, zero_init_last, dtype):
+        if stem not in STEMS:
+            raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
+        return ResNet(
+            stages=stages,
+            bottleneck=bottleneck,
+            width=width,
+            stem=stem,
+            zero_init_last=zero_init_last,
+            dtype=dtype,
+        )
+
+    return build
+
+
+def _tiny(*, width, stem, zero_init_last, dtype):
+    del stem, zero_init_last  # it has a stem of its own, and no residual blocks
+    return Tiny(width=width, dtype=dtype)
+
+
+STEMS = ('cifar', 'imagenet')
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+ENCODERS = {
+    'resnet18': _resnet((2, 2, 2, 2), bottleneck=False),
+    'resnet34': _resnet((3, 4, 6, 3), bottleneck=False),
+    'resnet50': _resnet((3, 4, 6, 3), bottleneck=True),
+    'tiny': _tiny,
+}
+
+
+def make_encoder(
+    name: str, *, width: int, stem: str, zero_init_last: bool, dtype: str
+) -> nn.Module:
+    """The encoder that a configuration's `encoder` describes.
+
+    Raises:
+      InputError: an unknown name, stem or dtype, or a width below 1.
+    """
+    if name not in ENCODERS:
+        raise InputError(f'unknown encoder {name!r}: choose from {", ".join(ENCODERS)}')
+    if width < 1:
+        raise InputError(f'encoder.width={width} must be at least 1')
+    return ENCODERS[name](
+        width=width, stem=stem, zero_init_last=zero_init_last, dtype=_dtype(dtype)
+    )
+
+
+def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
+    """The projector that a configuration's `projector` describes.
+
+    Raises:
+      InputError: no layer, a width below 1, or an unknown dtype.
+    """
+    if not widths or min(widths) < 1:
+        raise InputError(f'projector.widths={tuple(widths)} must be positive integers, e.g. (64,)')
+    return Projector(widths=tuple(widths), dtype=_dtype(dtype))
+
+
+def init_variables(
+    encoder: nn.Module, projector: nn.Module, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Fresh variables {'params', 'batch_stats'} of 'encoder' and 'projector'.
+
+    A pure function of `seed`: what a training starts from, and what an evaluation compares with.
+    """
+    key = jax.random.key(seed)
+    # Nothing in an encoder depends on the size of its input.
+    pixels = jnp.zeros((1, 32, 32, 3))
+    encoder_variables = encoder.init(jax.random.fold_in(key, 0), pixels, train=False)
+    h, _ = jax.eval_shape(lambda v, x: encoder.apply(v, x, train=False), encoder_variables, pixels)
+    projector_variables = projector.init(
+        jax.random.fold_in(key, 1), jnp.zeros(h.shape), train=False
+    )
+    # A projector of one layer has no statistics.
+    return {
+        'encoder': dict(encoder_variables),
+        'projector': {'batch_stats': {}, **projector_variables},
+    }
+
+
+def _dtype(name: str) -> jnp.dtype:
+    if name not in DTYPES:
+        raise InputError(f'unknown encoder.dtype {name!r}: choose from {", ".join(DTYPES)}')
+    return DTYPES[name]

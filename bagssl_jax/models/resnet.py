@@ -1,0 +1,134 @@
+"""Residual networks (He et al., arXiv 1512.03385), and a small plain one for CPUs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bagssl_jax.models.layers import Conv, norm_layer, scale_pixels
+
+HALF = (0.5, 0.5, 0.5)
+
+
+class ResNet(nn.Module):
+    """ResNet, version 1.5: the stride is on the 3x3 convolution of a bottleneck.
+
+    Args:
+      stages: blocks in each of the four stages.
+      bottleneck: 1x1-3x3-1x1 blocks, four times as wide at their output, instead of 3x3-3x3.
+      width: channels of the stem and of the first stage; 64 in the paper.
+      stem: 'cifar' (3x3, stride 1) or 'imagenet' (7x7, stride 2, and 3x3 max-pooling).
+      zero_init_last: start the last BatchNorm scale of every block at zero, so that the block
+        starts as the identity (Goyal et al., arXiv 1706.02677).
+      dtype: of the computation; parameters, statistics and output are float32.
+      mean, std: of the pixels, by channel, in [0, 1].
+    """
+
+    stages: Sequence[int]
+    bottleneck: bool = False
+    width: int = 64
+    stem: str = 'cifar'
+    zero_init_last: bool = False
+    dtype: Any = jnp.float32
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n d], and {'map': [n h' w' d]}."""
+        norm = norm_layer(train, self.dtype)
+        x = scale_pixels(x, self.mean, self.std)
+        if self.stem == 'cifar':
+            x = Conv(self.width, 3, 1, self.dtype, name='stem_conv')(x)
+        else:
+            x = Conv(self.width, 7, 2, self.dtype, name='stem_conv')(x)
+        x = nn.relu(norm(name='stem_norm')(x))
+        if self.stem == 'imagenet':
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        block = _Bottleneck if self.bottleneck else _BasicBlock
+        for stage, blocks in enumerate(self.stages):
+            for i in range(blocks):
+                x = block(
+                    width=self.width * 2**stage,
+                    stride=2 if stage > 0 and i == 0 else 1,
+                    zero_init_last=self.zero_init_last,
+                    dtype=self.dtype,
+                    name=f'stage{stage + 1}_block{i + 1}',
+                )(x, train=train)
+        return _pool(x), {'map': x}
+
+
+class Tiny(nn.Module):
+    """Four 3x3 convolutions, the last three of stride 2: an encoder to train on a CPU.
+
+    Args:
+      width: channels of the first convolution; the embedding is eight times as wide.
+      dtype, mean, std: as in ResNet.
+    """
+
+    width: int = 16
+    dtype: Any = jnp.float32
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n 8*width], and {'map': ...}."""
+        norm = norm_layer(train, self.dtype)
+        x = scale_pixels(x, self.mean, self.std)
+        for i in range(4):
+            stride = 1 if i == 0 else 2
+            x = Conv(self.width * 2**i, 3, stride, self.dtype, name=f'conv{i + 1}')(x)
+            x = nn.relu(norm(name=f'norm{i + 1}')(x))
+        return _pool(x), {'map': x}
+
+
+class _BasicBlock(nn.Module):
+    width: int
+    stride: int
+    zero_init_last: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = norm_layer(train, self.dtype)
+        y = Conv(self.width, 3, self.stride, self.dtype, name='conv1')(x)
+        y = nn.relu(norm(name='norm1')(y))
+        y = Conv(self.width, 3, 1, self.dtype, name='conv2')(y)
+        y = norm(name='norm2', scale_init=_last_scale(self.zero_init_last))(y)
+        if x.shape != y.shape:
+            x = Conv(self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = norm(name='shortcut_norm')(x)
+        return nn.relu(x + y)
+
+
+class _Bottleneck(nn.Module):
+    width: int
+    stride: int
+    zero_init_last: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = norm_layer(train, self.dtype)
+        y = Conv(self.width, 1, 1, self.dtype, name='conv1')(x)
+        y = nn.relu(norm(name='norm1')(y))
+        y = Conv(self.width, 3, self.stride, self.dtype, name='conv2')(y)
+        y = nn.relu(norm(name='norm2')(y))
+        y = Conv(4 * self.width, 1, 1, self.dtype, name='conv3')(y)
+        y = norm(name='norm3', scale_init=_last_scale(self.zero_init_last))(y)
+        if x.shape != y.shape:
+            x = Conv(4 * self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = norm(name='shortcut_norm')(x)
+        return nn.relu(x + y)
+
+
+def _last_scale(zero: bool) -> nn.initializers.Initializer:
+    return nn.initializers.zeros if zero else nn.initializers.ones
+
+
+def _pool(x: jax.Array) -> jax.Array:
+    """Mean over the places, in float32 also when `x` is not."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [n h w d] -> [n d]

@@ -1,0 +1,69 @@
+"""The data mesh: which devices share a batch, and sums that run over all of them."""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bagssl_jax.errors import InputError
+
+DATA_AXIS = 'data'
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over `devices` (default: every device of every process)."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: with the Explicit ones of jax.make_mesh, z.T @ z over a sharded batch is an error.
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """Devices hold equal, consecutive parts of the leading axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
+    """Raises InputError, naming the config `key`, when the devices do not divide the batch."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f'{key}={batch_size} cannot be shared by {mesh.size} devices: give a positive '
+            f'multiple of {mesh.size}'
+        )
+
+
+def prefetch_to_devices(
+    batches: Iterable[np.ndarray], sharding: NamedSharding, ahead: int = 2
+) -> Iterator[jax.Array]:
+    """Yields global arrays, with the copies of the next `ahead` batches already under way.
+
+    `batches` holds this process's part of each global batch, in the order of `sharding`.
+    """
+    waiting = collections.deque()
+    for batch in batches:
+        waiting.append(jax.make_array_from_process_local_data(sharding, batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def sum_over(x: Any, axis_name: str | None) -> Any:
+    """Sum over the devices of `axis_name`; the identity where there is no such axis (None)."""
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+
+def mean_over(x: Any, axis_name: str | None) -> Any:
+    """Mean over the devices of `axis_name`; the identity where there is no such axis (None)."""
+    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+
+
+def axis_size(axis_name: str | None) -> int:
+    """Number of devices along `axis_name`; one where there is no such axis (None)."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)

@@ -1,0 +1,74 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, and a progress bar."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import tensorboardX
+import tqdm
+
+
+class Recorder:
+    """Appends logged steps to metrics.jsonl and TensorBoard, and moves a progress bar.
+
+    Rows from `start` steps on are dropped first: a resumed run writes them again.
+    """
+
+    def __init__(
+        self, workdir: str, *, start: int, total: int, images_per_step: int, enabled: bool = True
+    ):
+        """
+        Args:
+          workdir: directory of the run.
+          start: steps done so far.
+          total: steps of the whole training.
+          images_per_step: the bar counts images.
+          enabled: False in all processes of a run but one: then nothing is written or shown.
+        """
+        self._images_per_step = images_per_step
+        self._enabled = enabled
+        if not enabled:
+            return
+        path = pathlib.Path(workdir) / 'metrics.jsonl'
+        kept = [line for line in _complete_lines(path) if json.loads(line)['step'] <= start]
+        path.write_text(''.join(line + '\n' for line in kept))
+        self._file = path.open('a')
+        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start + 1 if start else None)
+        self._bar = tqdm.tqdm(
+            desc='train',
+            unit=' images',
+            unit_scale=True,
+            total=total * images_per_step,
+            initial=start * images_per_step,
+            dynamic_ncols=True,
+        )
+
+    def advance(self) -> None:
+        """Moves the bar by one step."""
+        if self._enabled:
+            self._bar.update(self._images_per_step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the row of a step, and shows its loss."""
+        if not self._enabled:
+            return
+        self._file.write(json.dumps({'step': step, **metrics}) + '\n')
+        self._file.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        self._bar.set_postfix_str(f'loss {metrics["loss"]:.4g}')
+
+    def close(self) -> None:
+        """Flushes and closes all of it."""
+        if self._enabled:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a file that a kill may have cut off in the last one."""
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text().split('\n')
+    return lines

@@ -1,0 +1,76 @@
+"""The directory of a run: one configuration, written down, and never mixed with another."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from bagssl_jax.errors import InputError
+
+# Keys that change where, how fast or how often, but never what is learned.
+FREE_KEYS = (
+    'data.dir',
+    'data.workers',
+    'data.in_memory',
+    'train.log_every',
+    'train.checkpoint_every',
+    'train.keep',
+    'probe.',
+)
+
+
+def claim(workdir: str, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` the directory of the run that `config` describes, or finds that it is.
+
+    Writes config.json. Keys that do not change what is learned may differ between two starts.
+
+    Args:
+      workdir: created where it does not exist.
+      config: the resolved configuration, nested.
+
+    Raises:
+      InputError: the directory holds another configuration, naming the first key that differs,
+        or cannot be written.
+    """
+    path = pathlib.Path(workdir) / 'config.json'
+    new = _flat(json.loads(json.dumps(config)))
+    if path.exists():
+        old = _flat(read_config(workdir))
+        for key in [*new, *(key for key in old if key not in new)]:
+            if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
+                raise InputError(
+                    f'{workdir} holds a run with {key}={old.get(key)}, not {new.get(key)}: '
+                    'give another --workdir, or the configuration of that run'
+                )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config, indent=2) + '\n')
+    except OSError as error:
+        raise InputError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """The resolved configuration, nested, of the run in `workdir`.
+
+    Raises:
+      InputError: there is none, or it cannot be read.
+    """
+    path = pathlib.Path(workdir) / 'config.json'
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise InputError(
+            f'no run in {workdir} (it holds no config.json): give the --workdir of a training'
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f'{path} is damaged: {error}') from None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
+    return flat

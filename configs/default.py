@@ -1,0 +1,78 @@
+"""Every key once. The other configurations start from this one and change what they state."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of initialisation, data order, crops and augmentation
+
+    config.data = data = ConfigDict()
+    data.name = 'photos'  # 'photos' (embedded), or a prepared TFDS data set such as 'cifar10'
+    data.dir = ''  # where the prepared TFDS data sets lie
+    data.train_split = 'train'  # TFDS notation: 'train[:10%]', 'train[:10000]'
+    data.test_split = 'test'
+    data.in_memory = True  # decode every image once, at the start; needs images of one size
+    data.batch_size = 128  # images a step, over all devices
+    data.workers = 0  # processes that crop; 0: threads of the main process
+
+    config.patches = patches = ConfigDict()
+    patches.count = 8  # patches an image, p >= 2
+    patches.size = 0  # side in pixels of a patch; when given, wins over scale
+    patches.scale = 0.25  # share of the image's area
+    patches.resize = 0  # side in pixels that a patch is resized to; 0: as cut
+
+    config.augment = augment = ConfigDict()  # probabilities are per patch
+    augment.flip = 0.5  # probability of a horizontal flip
+    augment.jitter = 0.8  # probability of the four below, together
+    augment.brightness = 0.4  # strength, as in torchvision's ColorJitter
+    augment.contrast = 0.4
+    augment.saturation = 0.4
+    augment.hue = 0.1
+    augment.grey = 0.2  # probability
+    augment.blur = 0.0  # probability
+    augment.blur_sigma = (0.1, 2.0)  # pixels, smallest and largest
+    augment.solarize = 0.0  # probability
+
+    config.encoder = encoder = ConfigDict()
+    encoder.name = 'resnet18'  # 'resnet18', 'resnet34', 'resnet50', 'tiny'
+    encoder.width = 64  # channels of the first stage; the embedding is 8 (resnet50: 32) times it
+    encoder.stem = 'cifar'  # 'cifar' (3x3, stride 1) or 'imagenet' (7x7, stride 2, max-pooling)
+    encoder.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
+    encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+
+    config.projector = projector = ConfigDict()
+    projector.widths = (2048, 2048)  # of each linear layer; the last is the projection's
+
+    config.objective = objective = ConfigDict()
+    objective.name = 'tcr'  # 'tcr' or 'vicreg'
+    objective.tcr = tcr = ConfigDict()
+    tcr.invariance_weight = 200.0
+    tcr.eps = 0.2  # distortion
+    objective.vicreg = vicreg = ConfigDict()
+    vicreg.invariance_weight = 25.0
+    vicreg.variance_weight = 25.0
+    vicreg.covariance_weight = 1.0
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = 'lars'  # 'sgd' (Nesterov), 'lars' or 'adamw'
+    optimizer.learning_rate = 0.3  # at 256 images a step; scaled by the batch size
+    optimizer.weight_decay = 1e-4  # not on biases and norms
+    optimizer.momentum = 0.9  # of sgd and lars
+    optimizer.trust_coefficient = 0.001  # of lars
+    optimizer.warmup_epochs = 1.0
+    optimizer.end_factor = 0.0  # the cosine ends at this share of the peak
+
+    config.train = train = ConfigDict()
+    train.epochs = 10.0
+    train.steps = 0  # when given, wins over epochs
+    train.log_every = 20  # steps
+    train.checkpoint_every = 500  # steps; the last step is always saved
+    train.keep = 2  # checkpoints; older ones are deleted
+
+    config.probe = probe = ConfigDict()
+    probe.after_training = True  # run the probes when the training ends
+    probe.patches = (1, 4, 16, 64)  # bag sizes, square numbers
+    probe.spaces = ('h',)  # 'h': embedding, 'z': projection
+    probe.batch_size = 1024  # patches a forward pass, over all devices
+    return config

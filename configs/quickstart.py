@@ -1,0 +1,22 @@
+"""A first run: four minutes on two CPU cores, no download."""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.data.name = 'photos'
+    config.data.batch_size = 128
+    config.patches.size = 16
+    config.patches.count = 8
+    config.encoder.name = 'tiny'
+    config.encoder.width = 16
+    config.projector.widths = (256, 64)
+    config.objective.name = 'tcr'
+    config.optimizer.name = 'adamw'
+    config.optimizer.learning_rate = 6e-3
+    config.optimizer.weight_decay = 1e-4
+    config.train.epochs = 12.0
+    return config

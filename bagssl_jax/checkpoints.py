@@ -7,7 +7,7 @@ so a digest of every item is saved beside the items and checked on the way back.
 
 import logging
 import pathlib
-import warnings
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,13 +24,13 @@ class Checkpoints:
     """The checkpoints of one run, in `workdir`/checkpoints/STEP."""
 
     def __init__(self, workdir: str, *, keep: int):
-        """Opens, and creates where needed, the checkpoints of `workdir`; keeps the `keep` newest."""
+        """Opens the checkpoints of `workdir`, creating the directory; the `keep` newest stay."""
         self._directory = pathlib.Path(workdir).absolute() / 'checkpoints'
         self._keep = keep
         self._manager = self._open()
 
     def save(self, step: int, items: Mapping[str, Tree], position: dict[str, Any]) -> None:
-        """Starts saving; returns when the arrays may be overwritten. A saved step stays as it is."""
+        """Starts saving, and returns when the arrays may be overwritten. A saved step stays."""
         if step in self._manager.all_steps():
             return
         digests = {name: int(_digest(tree)) for name, tree in items.items()}
@@ -59,7 +59,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                items, position = _restore(self._manager, step, targets)
+                items, position = _restore(self._directory / str(step), targets)
             except _DamagedError as error:
                 logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
                 self._set_aside(step)
@@ -100,18 +100,14 @@ def restore_items(workdir: str, targets: Mapping[str, Tree]) -> tuple[int, dict[
       InputError: `workdir` holds no checkpoint, or only damaged ones.
     """
     directory = pathlib.Path(workdir).absolute() / 'checkpoints'
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    steps = []
-    if directory.is_dir():
-        with ocp.CheckpointManager(directory, options=options) as manager:
-            steps = sorted(manager.all_steps(), reverse=True)
-            for step in steps:
-                try:
-                    items, _ = _restore(manager, step, targets)
-                except _DamagedError as error:
-                    logging.warning('checkpoint %d is damaged (%s); using an older one', step, error)
-                    continue
-                return step, items
+    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    for step in sorted(steps, reverse=True):
+        try:
+            items, _ = _restore(directory / str(step), targets)
+        except _DamagedError as error:
+            logging.warning('checkpoint %d is damaged (%s); using an older one', step, error)
+            continue
+        return step, items
     if steps:
         raise InputError(f'every checkpoint in {directory} is damaged')
     raise InputError(f'no checkpoint in {workdir}: train there first, or give another --workdir')
@@ -121,20 +117,19 @@ class _DamagedError(Exception):
     """A checkpoint cannot be read, or is not what was saved."""
 
 
-def _restore(manager, step, targets):
+def _restore(directory: pathlib.Path, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
     abstract = jax.tree.map(_abstract, dict(targets))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            restored = manager.restore(
-                step,
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(
+                directory,
                 args=ocp.args.Composite(
                     meta=ocp.args.JsonRestore(),
                     **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
                 ),
             )
     except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
-        raise _DamagedError(str(error).splitlines()[0]) from error
+        raise _DamagedError(textwrap.shorten(str(error), 100)) from error
     for name in targets:
         if int(_digest(restored[name])) != restored.meta['digests'][name]:
             raise _DamagedError(f'the digest of {name} differs')

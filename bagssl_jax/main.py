@@ -1,6 +1,6 @@
 """Pretrains a patch encoder, and probes it.
 
-    python -m bagssl_jax.main --config=configs/NAME.py[:argument] --workdir=DIR [--config.KEY=VALUE ...]
+    python -m bagssl_jax.main --config=configs/NAME.py[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE]
 
 The same command again goes on where an interrupted one stopped. configs/default.py has every key.
 """

@@ -47,8 +47,8 @@ def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
 
     One box is the center crop. Row by row, from the upper left.
     """
-    across = math.isqrt(count)
-    if count < 1 or across**2 != count:
+    across = math.isqrt(max(0, count))
+    if across == 0 or across**2 != count:
         raise InputError(f'a grid of {count} patches is not square: give 1, 4, 9, 16, ...')
     if across == 1:
         ys, xs = np.array([(height - side) // 2]), np.array([(width - side) // 2])

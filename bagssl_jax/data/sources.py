@@ -96,7 +96,9 @@ def split_ranges(split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]
         raise InputError(
             f'split {split!r}: {str(error).splitlines()[-1]} (splits here: {", ".join(sizes)})'
         ) from None
-    ranges = [(p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in parts]
+    ranges = [
+        (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in parts
+    ]
     if any(start >= stop for _, start, stop in ranges):
         raise InputError(f'split {split!r} holds no image (splits here: {sizes})')
     return ranges
@@ -144,9 +146,7 @@ def _prepared_directory(name: str, data_dir: str) -> epath.Path:
         raise InputError(f'data.dir={data_dir} is not a directory')
     versions = _versions(root / name)
     if not versions:
-        known = sorted(
-            path.name for path in root.iterdir() if path.is_dir() and _versions(path)
-        )
+        known = sorted(path.name for path in root.iterdir() if path.is_dir() and _versions(path))
         found = f'it holds {", ".join(known)}' if known else 'it holds no prepared data set'
         raise InputError(
             f'unknown data set {name!r}: not prepared in data.dir={data_dir} ({found}); '

@@ -49,7 +49,10 @@ def accuracy_by_patches(results: Results) -> Figure:
     figure = Figure(figsize=(6, 4.2), dpi=150, layout='constrained')
     axes = figure.subplots()
     for encoder, color in (('trained', 'C0'), ('untrained', '0.55')):
-        for probe, name, style, marker in (('linear', 'linear', '-', 'o'), ('knn', 'kNN', '--', 's')):
+        for probe, name, style, marker in (
+            ('linear', 'linear', '-', 'o'),
+            ('knn', 'kNN', '--', 's'),
+        ):
             top1 = {
                 (row['view'], row['patches']): 100 * row['top1']
                 for row in rows

@@ -80,17 +80,17 @@ def init_variables(
     """
     key = jax.random.key(seed)
     # Nothing in an encoder depends on the size of its input.
-    pixels = jnp.zeros((1, 32, 32, 3))
-    encoder_variables = encoder.init(jax.random.fold_in(key, 0), pixels, train=False)
-    h, _ = jax.eval_shape(lambda v, x: encoder.apply(v, x, train=False), encoder_variables, pixels)
-    projector_variables = projector.init(
-        jax.random.fold_in(key, 1), jnp.zeros(h.shape), train=False
-    )
-    # A projector of one layer has no statistics.
-    return {
-        'encoder': dict(encoder_variables),
-        'projector': {'batch_stats': {}, **projector_variables},
-    }
+    patch = jnp.zeros((1, 32, 32, 3))
+    encoder_variables = _init(encoder, jax.random.fold_in(key, 0), patch)
+    h, _ = jax.eval_shape(lambda v: encoder.apply(v, patch, train=False), encoder_variables)
+    projector_variables = _init(projector, jax.random.fold_in(key, 1), jnp.zeros(h.shape))
+    return {'encoder': encoder_variables, 'projector': projector_variables}
+
+
+def _init(module: nn.Module, key: jax.Array, x: jax.Array) -> dict[str, Any]:
+    # One compiled program: operation by operation, a ResNet takes ten times as long.
+    variables = jax.jit(lambda key: module.init(key, x, train=False))(key)
+    return {'batch_stats': {}, **variables}  # a projector of one layer has no statistics
 
 
 def _dtype(name: str) -> jnp.dtype:

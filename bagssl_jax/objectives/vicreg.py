@@ -54,8 +54,6 @@ def vicreg(
     covariance = 2 * off_diagonal / (patches * width)
 
     loss = (
-        invariance_weight * invariance
-        + variance_weight * variance
-        + covariance_weight * covariance
+        invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     )
     return loss, {'invariance': invariance, 'variance': variance, 'covariance': covariance}

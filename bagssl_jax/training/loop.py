@@ -111,7 +111,9 @@ def _open_data(config: ConfigDict, mesh: Mesh):
     """The training source, and the transform that cuts its patches; both known to fit."""
     check_batch_size(config.data.batch_size, mesh, 'data.batch_size')
     if config.patches.count < 2:
-        raise InputError(f'patches.count={config.patches.count}: an image needs two patches or more')
+        raise InputError(
+            f'patches.count={config.patches.count}: an image needs two patches or more'
+        )
     source = sources.load(
         config.data.name,
         config.data.train_split,
@@ -163,9 +165,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    return TrainState(
-        encoder=items['encoder'], projector=items['projector'], **items['training']
-    )
+    return TrainState(encoder=items['encoder'], projector=items['projector'], **items['training'])
 
 
 def _announce(config: ConfigDict, source: sources.Source, mesh: Mesh, start: int, total: int):
@@ -183,7 +183,7 @@ def _announce(config: ConfigDict, source: sources.Source, mesh: Mesh, start: int
 
 
 def _checked(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
-    """The metrics of the last steps, up to `step`, as floats; InputError where one is not finite."""
+    """The metrics of the last steps, up to `step`, as floats; InputError for a non-finite one."""
     fetched = [{name: float(value) for name, value in m.items()} for m in jax.device_get(metrics)]
     for place, row in enumerate(fetched):
         broken = [name for name in row if name != 'loss' and not math.isfinite(row[name])]

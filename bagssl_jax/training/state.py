@@ -39,6 +39,4 @@ def create_state(
     """A fresh state, a pure function of `seed`."""
     variables = init_variables(encoder, projector, seed)
     params = {name: variables[name]['params'] for name in variables}
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), opt_state=optimizer.init(params), **variables
-    )
+    return TrainState(step=jnp.zeros((), jnp.int32), opt_state=optimizer.init(params), **variables)

@@ -64,7 +64,7 @@ def make_train_step(
             projector={'params': params['projector'], 'batch_stats': stats['projector']},
             opt_state=opt_state,
         )
-        return state, {'loss': loss, **terms, 'gradient_norm': optax.global_norm(grads)}
+        return state, {'loss': loss, **terms, 'gradient_norm': optax.tree.norm(grads)}
 
     return jax.jit(_over_devices(update, mesh, outputs=2), donate_argnums=0)
 

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models.layers import Conv, convolve_by_xla
+from bagssl_jax.models.resnet import ResNet
+
+PLAIN = {'width': 64, 'stem': 'imagenet', 'zero_init_last': False, 'dtype': 'float32'}
+
+
+def count_parameters(name):
+    encoder = make_encoder(name, **PLAIN)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda k, x: encoder.init(k, x, train=False), jax.random.key(0), x)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
+
+
+@pytest.mark.parametrize(
+    ('name', 'parameters'),
+    [
+        # torchvision's counts less those of the classifier, 1000 * d + 1000
+        ('resnet18', 11_689_512 - 513_000),
+        ('resnet34', 21_797_672 - 513_000),
+        ('resnet50', 25_557_032 - 2_049_000),
+    ],
+)
+def test_resnets_have_as_many_parameters_as_torchvision(name, parameters):
+    assert count_parameters(name) == parameters
+
+
+@pytest.mark.parametrize(
+    ('name', 'stem', 'size', 'map_shape'),
+    [
+        ('resnet18', 'cifar', 16, (2, 2, 32)),
+        ('resnet18', 'imagenet', 64, (2, 2, 32)),
+        ('resnet50', 'cifar', 9, (2, 2, 128)),
+        ('tiny', 'cifar', 16, (2, 2, 32)),
+    ],
+)
+def test_shapes(name, stem, size, map_shape):
+    encoder = make_encoder(name, width=4, stem=stem, zero_init_last=False, dtype='float32')
+    x = jax.ShapeDtypeStruct((3, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda k, x: encoder.init(k, x, train=False), jax.random.key(0), x)
+    h, intermediates = jax.eval_shape(lambda v, x: encoder.apply(v, x, train=False), variables, x)
+    assert h.shape == (3, map_shape[-1])
+    assert h.dtype == jnp.float32
+    assert intermediates['map'].shape == (3, *map_shape)
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 7])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [7, 8])
+def test_convolution_equals_xla(kernel, stride, size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    layer = Conv(5, kernel, stride)
+    variables = layer.init(jax.random.key(1), x)
+    expected = convolve_by_xla(x, variables['params']['kernel'], stride)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_initialised_blocks_start_as_the_identity():
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    stages = []
+    for zero in (True, False):
+        encoder = ResNet(stages=(2,), width=4, zero_init_last=zero)
+        variables = jax.jit(lambda key, e=encoder: e.init(key, x, train=False))(jax.random.key(0))
+        _, captured = encoder.apply(
+            variables, x, train=False, capture_intermediates=True, mutable=['intermediates']
+        )
+        first, second = (
+            captured['intermediates'][f'stage1_block{i}']['__call__'][0] for i in (1, 2)
+        )
+        stages.append((first == second).all())
+    assert stages == [True, False]
+
+
+def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
+    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='bfloat16')
+    projector = make_projector(widths=(8, 6), dtype='bfloat16')
+    variables = init_variables(encoder, projector, 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    h, intermediates = encoder.apply(variables['encoder'], x, train=False)
+    z, hidden = projector.apply(variables['projector'], h, train=False)
+    assert h.dtype == z.dtype == jnp.float32
+    assert intermediates['map'].dtype == hidden['hidden1'].dtype == jnp.bfloat16
+
+
+def test_fresh_variables_depend_on_the_seed_alone():
+    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
+    projector = make_projector(widths=(8, 6), dtype='float32')
+    first, again, other = (init_variables(encoder, projector, seed) for seed in (0, 0, 1))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first, again)))
+    kernel = first['encoder']['params']['conv1']['kernel']
+    assert (kernel != other['encoder']['params']['conv1']['kernel']).any()
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('name', 'resnet19', 'resnet19.*resnet18, resnet34, resnet50, tiny'),
+        ('stem', 'cfar', 'cfar.*cifar, imagenet'),
+        ('dtype', 'float16', 'float16.*float32, bfloat16'),
+        ('width', 0, 'encoder.width=0'),
+    ],
+)
+def test_unknown_choices_list_the_known(key, value, message):
+    settings = {'name': 'resnet18', **PLAIN, key: value}
+    with pytest.raises(InputError, match=message):
+        make_encoder(**settings)
+
+
+def test_a_projector_needs_layers():
+    with pytest.raises(InputError, match=r'projector.widths=\(\)'):
+        make_projector(widths=(), dtype='float32')

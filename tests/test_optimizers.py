@@ -1,0 +1,61 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.training.optimizers import make_optimizer, warmup_cosine
+
+PARAMS = {'kernel': jnp.array([[3.0, 4.0]]), 'bias': jnp.array([2.0])}
+GRADS = {'kernel': jnp.array([[0.6, 0.8]]), 'bias': jnp.array([0.5])}
+SETTINGS = {'weight_decay': 0.1, 'momentum': 0.9, 'trust_coefficient': 0.001}
+
+
+def first_update(name, **settings):
+    optimizer = make_optimizer(name, optax.constant_schedule(0.5), **{**SETTINGS, **settings})
+    updates, _ = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+    return updates
+
+
+def test_sgd_is_nesterov_and_decays_kernels_alone():
+    updates = first_update('sgd')
+    # Nesterov's first step is (1 + momentum) times the gradient.
+    decayed = GRADS['kernel'] + 0.1 * PARAMS['kernel']
+    np.testing.assert_allclose(updates['kernel'], -0.5 * 1.9 * decayed, rtol=1e-6)
+    np.testing.assert_allclose(updates['bias'], -0.5 * 1.9 * GRADS['bias'], rtol=1e-6)
+
+
+def test_lars_scales_kernels_by_their_trust_ratio_and_leaves_biases():
+    updates = first_update('lars')
+    decayed = GRADS['kernel'] + 0.1 * PARAMS['kernel']  # (0.9, 1.2), of norm 1.5; |kernel| = 5
+    np.testing.assert_allclose(updates['kernel'], -0.5 * 1.9 * 0.001 * 5 / 1.5 * decayed, rtol=1e-5)
+    np.testing.assert_allclose(updates['bias'], -0.5 * 1.9 * GRADS['bias'], rtol=1e-6)
+
+
+def test_adamw_decays_kernels_alone():
+    updates = first_update('adamw')
+    # Adam's first step is the sign of the gradient; the decay is decoupled from it.
+    np.testing.assert_allclose(updates['kernel'], -0.5 * (1 + 0.1 * PARAMS['kernel']), rtol=1e-4)
+    np.testing.assert_allclose(updates['bias'], [-0.5], rtol=1e-4)
+
+
+def test_unknown_optimizer_lists_the_known():
+    with pytest.raises(InputError, match="'adam': choose from sgd, lars, adamw"):
+        first_update('adam')
+
+
+def test_schedule_warms_up_linearly_and_ends_as_a_cosine():
+    schedule = warmup_cosine(peak=2.0, total_steps=50, warmup_steps=10, end_factor=0.1)
+    np.testing.assert_allclose([schedule(i) for i in (0, 5, 10)], [0.0, 1.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(schedule(30), (2.0 + 0.2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(schedule(50), 0.2, rtol=1e-6)
+
+
+def test_without_warmup_the_first_step_has_the_peak():
+    schedule = warmup_cosine(peak=2.0, total_steps=50, warmup_steps=0, end_factor=0.0)
+    np.testing.assert_allclose(schedule(0), 2.0)
+
+
+def test_a_warmup_as_long_as_the_training_is_refused():
+    with pytest.raises(InputError, match=r'optimizer.warmup_epochs'):
+        warmup_cosine(peak=1.0, total_steps=5, warmup_steps=5, end_factor=0.0)

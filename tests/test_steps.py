@@ -1,0 +1,190 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bagssl_jax.augment import augment
+from bagssl_jax.models import make_encoder, make_projector
+from bagssl_jax.objectives import make_objective
+from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
+from bagssl_jax.training.state import create_state
+from bagssl_jax.training.steps import make_spread_step, make_train_step
+
+ENCODER = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
+PROJECTOR = make_projector(widths=(16, 8), dtype='float32')
+JITTER = functools.partial(augment, blur=0.5)
+
+
+def plain(key, patches, places):
+    """No augmentation: [n h w c] uint8 -> float in [0, 1]."""
+    del key, places
+    return patches.astype(jnp.float32) / 255
+
+
+@pytest.fixture(scope='module')
+def patches():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 180, (16, 1, 1, 1, 3))
+    return (image + rng.integers(0, 76, (16, 3, 8, 8, 3))).astype(np.uint8)
+
+
+@functools.cache
+def compiled(devices, objective, augment, learning_rate):
+    """The training step on the first `devices` devices, and a fresh state on the host."""
+    optimizer = optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+    step = make_train_step(
+        ENCODER,
+        PROJECTOR,
+        make_objective(objective, {}),
+        optimizer,
+        augment,
+        key=jax.random.key(3),
+        mesh=make_mesh(jax.devices()[:devices]),
+    )
+    return step, jax.device_get(create_state(ENCODER, PROJECTOR, optimizer, 0))
+
+
+def build(devices, objective, augment=JITTER, learning_rate=1e-3):
+    """A fresh state on the first `devices` devices, its step, and where its batches lie."""
+    mesh = make_mesh(jax.devices()[:devices])
+    step, state = compiled(devices, objective, augment, learning_rate)
+    return jax.device_put(state, replicated(mesh)), step, batch_sharded(mesh)
+
+
+def run(devices, objective, patches, steps=2, **options):
+    state, step, sharding = build(devices, objective, **options)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, jax.device_put(patches, sharding))
+        history.append(metrics)
+    return jax.device_get((state, history))
+
+
+@pytest.mark.parametrize('objective', ['tcr', 'vicreg'])
+def test_eight_devices_equal_one(objective, patches):
+    state, history = run(8, objective, patches)
+    expected_state, expected_history = run(1, objective, patches)
+    chex.assert_trees_all_close(history, expected_history, rtol=2e-5)
+    assert jax.tree.structure(state) == jax.tree.structure(expected_state)
+    for leaf, expected in zip(*map(jax.tree.leaves, (state, expected_state)), strict=True):
+        # float32 rounding of sums is relative to the largest element, and absolute where the sum
+        # is zero, as VICReg's gradient of the last bias is.
+        scale = max(abs(expected).max(), 0.1)
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize('objective', ['tcr', 'vicreg'])
+def test_eight_devices_have_the_gradient_of_one_plain_function(objective, patches):
+    """Against autodiff of the whole batch without any sharding, to catch a factor of 8."""
+    state, step, sharding = build(8, objective, plain, learning_rate=1.0)
+    before = jax.device_get(state)
+    after, metrics = step(state, jax.device_put(patches, sharding))
+
+    def normalised(x):  # batch statistics by hand, so that nothing here is the step's own
+        return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5)
+
+    def loss(kernel, h):
+        params = before.projector['params']
+        x = jnp.maximum(normalised(h @ params['dense1']['kernel']), 0)
+        z = x @ kernel + params['dense2']['bias'].reshape(1, -1)
+        return make_objective(objective, {})(z.reshape(16, 3, -1))[0]
+
+    with jax.numpy_rank_promotion('allow'):
+        x = (jnp.asarray(patches, jnp.float32).reshape(-1, 8, 8, 3) / 255 - 0.5) / 0.5
+        params = before.encoder['params']
+        for i in range(4):
+            x = jax.lax.conv_general_dilated(
+                x,
+                params[f'conv{i + 1}']['kernel'],
+                (1, 1) if i == 0 else (2, 2),
+                [(1, 1), (1, 1)],
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            )
+            flat = x.reshape(-1, x.shape[-1])
+            x = jnp.maximum(normalised(flat), 0).reshape(x.shape)
+        kernel = before.projector['params']['dense2']['kernel']
+        value, gradient = jax.value_and_grad(loss)(kernel, x.mean(axis=(1, 2)))
+    np.testing.assert_allclose(metrics['loss'], value, rtol=1e-4)
+    # Nesterov's first update is -(1 + momentum) times the gradient.
+    moved = (after.projector['params']['dense2']['kernel'] - kernel) / -1.9
+    np.testing.assert_allclose(moved, gradient, rtol=1e-3, atol=1e-4 * abs(gradient).max())
+
+
+def test_statistics_are_those_of_the_global_batch(patches):
+    state, _ = run(8, 'vicreg', patches, steps=1, augment=plain, learning_rate=1.0)
+    x = (patches.reshape(-1, 8, 8, 3) / 255 - 0.5) / 0.5
+    initial, _, _ = build(1, 'vicreg')
+    conv = jax.lax.conv_general_dilated(
+        jnp.asarray(x, jnp.float32),
+        initial.encoder['params']['conv1']['kernel'],
+        (1, 1),
+        'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    stats = state.encoder['batch_stats']['norm1']
+    np.testing.assert_allclose(stats['mean'], 0.1 * conv.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * conv.var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+def test_loss_falls_and_terms_are_named(patches):
+    _, history = run(1, 'vicreg', patches, steps=12, augment=plain, learning_rate=0.02)
+    assert history[0].keys() == {'loss', 'invariance', 'variance', 'covariance', 'gradient_norm'}
+    assert history[-1]['loss'] < 0.8 * history[0]['loss']
+
+
+def test_the_step_is_traced_once(patches):
+    traces = []
+
+    def counting(key, patches, places):
+        traces.append(patches.shape)
+        return plain(key, patches, places)
+
+    run(2, 'tcr', patches, steps=3, augment=counting)
+    assert len(traces) == 1
+
+
+def test_augmentation_differs_between_steps(patches):
+    losses = []
+    for number in (0, 0, 1):
+        state, step, sharding = build(1, 'tcr')
+        state = state.replace(step=state.step + number)
+        losses.append(float(step(state, jax.device_put(patches, sharding))[1]['loss']))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_state_is_donated(patches):
+    state, step, sharding = build(1, 'tcr')
+    step(state, jax.device_put(patches, sharding))
+    assert state.encoder['params']['conv1']['kernel'].is_deleted()
+
+
+def test_spread_is_of_the_global_batch(patches):
+    measured = []
+    for devices in (1, 8):
+        state, _, sharding = build(devices, 'tcr')
+        mesh = make_mesh(jax.devices()[:devices])
+        measure = make_spread_step(ENCODER, PROJECTOR, plain, key=jax.random.key(3), mesh=mesh)
+        measured.append(measure(state, jax.device_put(patches, sharding)))
+    chex.assert_trees_all_close(*jax.device_get(measured), rtol=1e-3)
+    assert measured[0].keys() == {'h_std', 'h_effective_rank', 'z_std', 'z_effective_rank'}
+    assert 1 < measured[0]['h_effective_rank'] <= 32  # the embedding is 32 wide
+
+
+def test_bfloat16_compute_agrees_to_its_precision(patches):
+    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='bfloat16')
+    projector = make_projector(widths=(16, 8), dtype='bfloat16')
+    mesh, optimizer = make_mesh(), optax.sgd(1.0)
+    objective = make_objective('vicreg', {})
+    options = {'key': jax.random.key(0), 'mesh': mesh}
+    step = make_train_step(encoder, projector, objective, optimizer, plain, **options)
+    state = jax.device_put(create_state(encoder, projector, optimizer, 0), replicated(mesh))
+    state, metrics = step(state, jax.device_put(patches, batch_sharded(mesh)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.encoder)} == {jnp.dtype('float32')}
+    _, [expected] = run(8, 'vicreg', patches, steps=1, augment=plain, learning_rate=1.0)
+    # bfloat16 has 8 significant bits; a few roundings add up.
+    assert metrics['loss'] != expected['loss']
+    np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=0.03)

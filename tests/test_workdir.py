@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.workdir import claim, read_config
+
+CONFIG = {'seed': 0, 'data': {'name': 'photos', 'workers': 0}, 'probe': {'patches': (1, 4)}}
+
+
+def changed(path, value):
+    config = json.loads(json.dumps(CONFIG))
+    *groups, key = path.split('.')
+    group = config
+    for name in groups:
+        group = group[name]
+    group[key] = value
+    return config
+
+
+def test_the_configuration_is_written_and_read(tmp_path):
+    claim(str(tmp_path / 'new' / 'run'), CONFIG)
+    assert read_config(str(tmp_path / 'new' / 'run')) == json.loads(json.dumps(CONFIG))
+
+
+def test_the_same_configuration_may_come_again(tmp_path):
+    claim(str(tmp_path), CONFIG)
+    claim(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'shown'),
+    [
+        ('data.name', 'cifar10', 'data.name=photos, not cifar10'),
+        ('seed', 1, 'seed=0, not 1'),
+        ('new', 3, 'new=None, not 3'),
+    ],
+)
+def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path, path, value, shown):
+    claim(str(tmp_path), CONFIG)
+    before = (tmp_path / 'config.json').read_text()
+    with pytest.raises(InputError, match=shown):
+        claim(str(tmp_path), changed(path, value))
+    assert (tmp_path / 'config.json').read_text() == before
+
+
+@pytest.mark.parametrize(('path', 'value'), [('data.workers', 2), ('probe.patches', [1])])
+def test_what_does_not_change_the_learning_may_differ(tmp_path, path, value):
+    claim(str(tmp_path), CONFIG)
+    claim(str(tmp_path), changed(path, value))
+    assert read_config(str(tmp_path)) == changed(path, value)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='cannot be written'):
+        claim(str(tmp_path / 'file' / 'run'), CONFIG)
+
+
+def test_a_directory_without_a_run_says_so(tmp_path):
+    with pytest.raises(InputError, match='no run in'):
+        read_config(str(tmp_path))
+    (tmp_path / 'config.json').write_text('{"seed": ')
+    with pytest.raises(InputError, match=r'config.json is damaged'):
+        read_config(str(tmp_path))

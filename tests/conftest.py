@@ -14,3 +14,36 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+import pytest  # noqa: E402
+
+from bagssl_jax import cli  # noqa: E402
+
+# The shipped quickstart, small enough to train in a second or two.
+SHRUNK = (
+    f'--config={REPOSITORY}/configs/quickstart.py',
+    '--config.data.train_split=train[:96]',
+    '--config.data.test_split=test[:40]',
+    '--config.data.batch_size=16',
+    '--config.patches.count=2',
+    '--config.patches.size=8',
+    '--config.encoder.width=4',
+    '--config.projector.widths=(16,8)',
+    '--config.optimizer.warmup_epochs=0.5',
+    '--config.train.epochs=2',
+    '--config.train.log_every=2',
+    '--config.train.checkpoint_every=4',
+    '--config.probe.patches=(1,4)',
+    '--config.probe.batch_size=64',
+)
+
+
+@pytest.fixture(scope='session')
+def shrunk():
+    """Makes a configuration: the shrunk quickstart with further overrides, as on a command line."""
+
+    def make(*overrides):
+        argv = ['main', '--workdir=unused', *SHRUNK, *overrides]
+        return cli.parse(argv, config_file=True)[0]
+
+    return make

@@ -55,7 +55,7 @@ def test_shapes(name, stem, size, map_shape):
 @pytest.mark.parametrize('size', [7, 8])
 def test_convolution_equals_xla(kernel, stride, size):
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
-    layer = Conv(5, kernel, stride)
+    layer = Conv(5, kernel, stride, train=True)
     variables = layer.init(jax.random.key(1), x)
     expected = convolve_by_xla(x, variables['params']['kernel'], stride)
     np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-5)

@@ -88,7 +88,7 @@ def test_resized_patches_have_the_size_asked_for(source):
 
 def test_a_source_smaller_than_a_batch_is_refused(source):
     with pytest.raises(InputError, match=r'data.batch_size=23 is more than the 22 training images'):
-        take(source, 1, batch_size=23)
+        pipeline.steps_per_epoch(source, 23)
 
 
 def test_bags_come_once_each_and_in_order(source):

@@ -58,14 +58,7 @@ def train_batches(
 
     Yields:
       uint8 [b/count p h w c]; the parts of a batch, in order, are the global batch.
-
-    Raises:
-      InputError: the source is smaller than a batch.
     """
-    if len(source) < batch_size:
-        raise InputError(
-            f'data.batch_size={batch_size} is more than the {len(source)} training images'
-        )
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain hands absl's flags to its worker processes
     patches = grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
@@ -119,7 +112,15 @@ def bag_batches(
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Full batches in one pass over the source."""
+    """Full batches in one pass over the source.
+
+    Raises:
+      InputError: the source is smaller than a batch.
+    """
+    if len(source) < batch_size:
+        raise InputError(
+            f'data.batch_size={batch_size} is more than the {len(source)} training images'
+        )
     return len(source) // batch_size
 
 

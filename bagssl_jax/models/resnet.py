@@ -41,9 +41,9 @@ class ResNet(nn.Module):
         norm = norm_layer(train, self.dtype)
         x = scale_pixels(x, self.mean, self.std)
         if self.stem == 'cifar':
-            x = Conv(self.width, 3, 1, self.dtype, name='stem_conv')(x)
+            x = Conv(self.width, 3, 1, train, self.dtype, name='stem_conv')(x)
         else:
-            x = Conv(self.width, 7, 2, self.dtype, name='stem_conv')(x)
+            x = Conv(self.width, 7, 2, train, self.dtype, name='stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -80,7 +80,7 @@ class Tiny(nn.Module):
         x = scale_pixels(x, self.mean, self.std)
         for i in range(4):
             stride = 1 if i == 0 else 2
-            x = Conv(self.width * 2**i, 3, stride, self.dtype, name=f'conv{i + 1}')(x)
+            x = Conv(self.width * 2**i, 3, stride, train, self.dtype, name=f'conv{i + 1}')(x)
             x = nn.relu(norm(name=f'norm{i + 1}')(x))
         return _pool(x), {'map': x}
 
@@ -94,12 +94,12 @@ class _BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype)
-        y = Conv(self.width, 3, self.stride, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 3, self.stride, train, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, 1, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, 1, train, self.dtype, name='conv2')(y)
         y = norm(name='norm2', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = Conv(self.width, 1, self.stride, train, self.dtype, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 
@@ -113,14 +113,14 @@ class _Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype)
-        y = Conv(self.width, 1, 1, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 1, 1, train, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, self.stride, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, self.stride, train, self.dtype, name='conv2')(y)
         y = nn.relu(norm(name='norm2')(y))
-        y = Conv(4 * self.width, 1, 1, self.dtype, name='conv3')(y)
+        y = Conv(4 * self.width, 1, 1, train, self.dtype, name='conv3')(y)
         y = norm(name='norm3', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(4 * self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = Conv(4 * self.width, 1, self.stride, train, self.dtype, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 

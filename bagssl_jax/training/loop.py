@@ -45,9 +45,14 @@ def train(config: ConfigDict, workdir: str) -> None:
       Interrupted: a signal stopped it.
     """
     mesh = make_mesh()
-    source, transform = _open_data(config, mesh)
+    _check(config, mesh)
+    source, transform = _open_data(config)
     per_epoch = pipeline.steps_per_epoch(source, config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
+    if total < 1:
+        raise InputError(
+            f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
+        )
     schedule = _schedule(config, total, per_epoch)
     state, step_fn, spread_fn = _build(config, schedule, mesh)
     claim(workdir, config.to_dict())
@@ -107,13 +112,26 @@ def train(config: ConfigDict, workdir: str) -> None:
                 raise Interrupted(stopped_by[0], step)
 
 
-def _open_data(config: ConfigDict, mesh: Mesh):
-    """The training source, and the transform that cuts its patches; both known to fit."""
+def _check(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises InputError for a number out of its range."""
     check_batch_size(config.data.batch_size, mesh, 'data.batch_size')
     if config.patches.count < 2:
         raise InputError(
             f'patches.count={config.patches.count}: an image needs two patches or more'
         )
+    for group, key, least in (
+        ('data', 'workers', 0),
+        ('train', 'steps', 0),
+        ('train', 'log_every', 1),
+        ('train', 'checkpoint_every', 1),
+        ('train', 'keep', 1),
+    ):
+        if config[group][key] < least:
+            raise InputError(f'{group}.{key}={config[group][key]} must be at least {least}')
+
+
+def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomPatches]:
+    """The training source, and the transform that cuts its patches; both known to fit."""
     source = sources.load(
         config.data.name,
         config.data.train_split,
@@ -149,6 +167,8 @@ def _build(config: ConfigDict, schedule: optax.Schedule, mesh: Mesh):
         trust_coefficient=config.optimizer.trust_coefficient,
     )
     transform = functools.partial(augment, **config.augment)
+    # Refuses settings out of their range now, and not after the first file is written.
+    jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
     state = create_state(encoder, projector, optimizer, config.seed)
     options = {'key': jax.random.fold_in(jax.random.key(config.seed), 2), 'mesh': mesh}
     return (

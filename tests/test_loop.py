@@ -1,0 +1,170 @@
+"""The training loop, by the shrunk quickstart: 12 steps, checkpoints after 4, 8 and 12."""
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from bagssl_jax.checkpoints import restore_items
+from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.parallel import make_mesh, replicated
+from bagssl_jax.records import Recorder
+from bagssl_jax.training.loop import train
+
+
+def encoder_and_projector(config, workdir):
+    """The step and the parameters and statistics of the newest checkpoint, on the host."""
+    encoder = make_encoder(**config.encoder)
+    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
+    target = jax.device_put(init_variables(encoder, projector, 9), replicated(make_mesh()))
+    step, items = restore_items(str(workdir), target)
+    return step, jax.device_get(items)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def assert_same_run(config, workdir, expected):
+    assert (workdir / 'metrics.jsonl').read_text() == (expected / 'metrics.jsonl').read_text()
+    (step, tree), (expected_step, expected_tree) = (
+        encoder_and_projector(config, directory) for directory in (workdir, expected)
+    )
+    assert step == expected_step
+    assert jax.tree.structure(tree) == jax.tree.structure(expected_tree)
+    for leaf, other in zip(*map(jax.tree.leaves, (tree, expected_tree)), strict=True):
+        np.testing.assert_array_equal(leaf, other)
+
+
+def interrupt_at(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal while that step (counted from the start of the call) runs."""
+    advance, calls = Recorder.advance, []
+
+    def advance_and_interrupt(self):
+        calls.append(None)
+        if len(calls) == step:
+            signal.raise_signal(number)
+        advance(self)
+
+    monkeypatch.setattr(Recorder, 'advance', advance_and_interrupt)
+
+
+@pytest.fixture(scope='module')
+def config(shrunk):
+    return shrunk()
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory):
+    """The workdir of a training that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp('finished')
+    train(config, str(workdir))
+    return workdir
+
+
+def test_leaves_what_a_run_should_leave(finished, config):
+    assert json.loads((finished / 'config.json').read_text())['patches']['size'] == 8
+    assert sorted(p.name for p in (finished / 'checkpoints').iterdir()) == ['12', '8']
+    assert len(list(finished.glob('events.out.tfevents.*'))) == 1
+    logged = rows(finished)
+    assert [row['step'] for row in logged] == [2, 4, 6, 8, 10, 12]
+    assert logged[0].keys() == {
+        *('step', 'loss', 'similarity', 'coding_rate', 'gradient_norm', 'learning_rate'),
+        *('h_std', 'h_effective_rank', 'z_std', 'z_effective_rank'),
+    }
+    assert logged[-1]['loss'] < logged[0]['loss']
+
+
+@pytest.mark.parametrize('step', [4, 5])  # with and without an unlogged step behind it
+def test_interrupted_and_resumed_equals_uninterrupted(
+    finished, config, tmp_path, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(Interrupted, match=f'SIGTERM at step {step}, which is saved'):
+            train(config, str(tmp_path))
+    assert encoder_and_projector(config, tmp_path)[0] == step
+    train(config, str(tmp_path))
+    assert_same_run(config, tmp_path, finished)
+
+
+def test_resumes_from_the_checkpoint_before_a_damaged_one(finished, config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train(config, str(tmp_path))
+    for path in (tmp_path / 'checkpoints' / '7').rglob('*'):
+        if path.is_file() and path.parent.name == 'd':
+            path.write_bytes(path.read_bytes()[::-1])
+    train(config, str(tmp_path))
+    assert (tmp_path / 'checkpoints' / '7.damaged').is_dir()
+    assert_same_run(config, tmp_path, finished)
+
+
+def test_a_finished_run_is_left_as_it_is(finished, config):
+    before = (finished / 'metrics.jsonl').read_text()
+    train(config, str(finished))
+    assert (finished / 'metrics.jsonl').read_text() == before
+
+
+@pytest.mark.slow
+def test_workers_and_logging_do_not_change_what_is_learned(finished, shrunk, config, tmp_path):
+    train(shrunk('--config.data.workers=2', '--config.train.log_every=3'), str(tmp_path))
+    for (_, tree), (_, other) in [
+        (encoder_and_projector(config, tmp_path), encoder_and_projector(config, finished))
+    ]:
+        for leaf, expected in zip(*map(jax.tree.leaves, (tree, other)), strict=True):
+            np.testing.assert_array_equal(leaf, expected)
+
+
+def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_path):
+    # A huge step throws the parameters beyond float32; the second loss shows it.
+    config = shrunk(
+        '--config.objective.name=vicreg',
+        '--config.optimizer.learning_rate=1e30',
+        '--config.optimizer.warmup_epochs=1.9',
+        '--config.train.checkpoint_every=1',
+    )
+    with pytest.raises(
+        InputError, match=r'step (\d+): .*(invariance|variance|gradient_norm).* is not'
+    ):
+        train(config, str(tmp_path))
+    step, items = encoder_and_projector(config, tmp_path)
+    assert step >= 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items))
+
+
+def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
+    with pytest.raises(InputError, match=r'optimizer.learning_rate=.*, not 0.5'):
+        train(shrunk('--config.optimizer.learning_rate=0.5'), str(finished))
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('data.batch_size=12', r'data.batch_size=12 cannot be shared by 8 devices'),
+        ('data.batch_size=0', r'data.batch_size=0 cannot be shared'),
+        ('patches.count=1', r'patches.count=1: an image needs two patches or more'),
+        ('patches.size=49', r'49x49 pixels .* does not fit into an image of 48x48'),
+        ('data.name=phots', r"unknown data set 'phots': photos is embedded"),
+        ('data.batch_size=128', r'data.batch_size=128 is more than the 96 training images'),
+        ('objective.name=vicregg', r"unknown objective 'vicregg': choose from .*vicreg"),
+        ('encoder.name=resnet20', r"unknown encoder 'resnet20': choose from resnet18"),
+        ('optimizer.name=adam', r"unknown optimizer 'adam': choose from sgd"),
+        ('augment.grey=2', r'augment.grey'),
+        ('train.epochs=0', r'train.epochs=0.0 is no step'),
+        ('train.log_every=0', r'train.log_every=0'),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_before_anything_is_written(
+    shrunk, tmp_path, override, message
+):
+    workdir = tmp_path / 'run'
+    with pytest.raises(InputError, match=message) as error:
+        train(shrunk(f'--config.{override}'), str(workdir))
+    assert '\n' not in str(error.value)
+    assert not pathlib.Path(workdir).exists()

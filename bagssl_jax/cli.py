@@ -48,7 +48,7 @@ def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
     if config_file:
         config = _read_file(first.config)
     else:
-        config = _tupled(ConfigDict(read_config(first.workdir)))
+        config = ConfigDict(_tupled(read_config(first.workdir)))
     _check_keys(overrides[1:], config)
 
     second = flags.FlagValues()
@@ -137,11 +137,8 @@ def _is_tuple(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value)
 
 
-def _tupled(config: ConfigDict) -> ConfigDict:
+def _tupled(tree: Any) -> Any:
     """JSON's lists back to the tuples that they were."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            _tupled(value)
-        elif isinstance(value, list | tuple):
-            config[key] = tuple(value)
-    return config
+    if isinstance(tree, dict):
+        return {key: _tupled(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree

@@ -1,0 +1,211 @@
+"""The programs as a person runs them: bagssl_jax.main and bagssl_jax.probe."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY, SHRUNK
+
+from bagssl_jax import cli, main, probe
+
+QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
+
+
+def start(module, *arguments, **options):
+    """Starts a program from an empty directory, with two devices."""
+    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    return subprocess.Popen(
+        [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(module, *arguments, **options):
+    process = start(module, *arguments, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The workdir of a shrunk quickstart, its standard output and its standard error."""
+    workdir = tmp_path_factory.mktemp('runs') / 'quickstart'
+    status, out, err = run('main', *SHRUNK, f'--workdir={workdir}', cwd=workdir.parent)
+    assert status == 0, err
+    return workdir, out, err
+
+
+@pytest.mark.slow
+def test_quickstart_trains_probes_and_reports(trained):
+    workdir, out, err = trained
+    assert (
+        'tcr on 96 images of photos, 2 patches each; tiny of width 4 in float32; to step 12 with '
+        '16 images a step on 2 cpu devices\n'
+    ) in err
+    assert re.search(r'train: 100%.*loss', err)
+    title, *table = out.splitlines()
+    assert title == 'photos, step 12: top-1 on 40 test images, 96 to train on'
+    assert len(table) == 1 + 2 * 3  # head; two encoders; two bags and the whole image
+    results = json.loads((workdir / 'results.json').read_text())
+    assert results['dataset'] == 'photos'
+    assert results['step'] == 12
+    keys = {'encoder', 'view', 'patches', 'space', 'probe', 'top1', 'top5', 'n_train', 'n_test'}
+    for row in results['rows']:
+        assert keys <= row.keys()
+        assert (row['n_train'], row['n_test']) == (96, 40)
+        assert 1 / 8 < row['top1'] <= 1  # better than chance, even after 12 steps
+    assert len(results['rows']) == 2 * 3 * 2
+    assert (workdir / 'figures' / 'accuracy_by_patches.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
+    workdir, _, _ = trained
+    before = json.loads((workdir / 'results.json').read_text())
+    status, out, err = run(
+        'probe', f'--workdir={workdir}', '--config.probe.spaces=(h,z)', cwd=workdir
+    )
+    assert status == 0, err
+    results = json.loads((workdir / 'results.json').read_text())
+    assert [row for row in results['rows'] if row['space'] == 'h'] == before['rows']
+    assert len([row for row in results['rows'] if row['space'] == 'z']) == len(before['rows'])
+    assert ' z ' in out
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_ends_as_if_it_had_not_been(trained, tmp_path):
+    arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.probe.after_training=False']
+    process = start('main', *arguments, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'checkpoints' / '4').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    status, _, err = run('main', *arguments, cwd=tmp_path)
+    assert status == 0, err
+    expected = (trained[0] / 'metrics.jsonl').read_text()
+    assert (tmp_path / 'metrics.jsonl').read_text() == expected
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
+    arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.train.epochs=2000']
+    process = start('main', *arguments, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'checkpoints' / '4').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'Traceback' not in err
+    step = re.search(r'stopped by SIGINT at step (\d+), which is saved', err)[1]
+    assert (tmp_path / 'checkpoints' / step).is_dir()
+
+
+def refused(capsys, monkeypatch, module, *arguments):
+    """The line that a program, run with `arguments`, prints on its way out with status 2."""
+    monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *arguments])
+    program, usage, from_file = {
+        main: (main.main, main.__doc__, True),
+        probe: (probe.evaluate, probe.__doc__, False),
+    }[module]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(program, usage, config_file=from_file)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    line, end = captured.err.split('\n', 1)
+    assert end == ''
+    return line
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config.data.nme=x'], 'unknown key config.data.nme: did you mean config.data.name?'),
+        (['--config.epochs=3'], 'unknown key config.epochs: did you mean config.train.epochs?'),
+        (['--config.data=x'], 'config.data is a group of keys'),
+        (['--config.train.epochs=ten'], "could not convert string to float: 'ten'"),
+        (['--config.train.steps=1.5'], 'invalid literal for int'),
+        (['--config.data.in_memory=maybe'], 'Non-boolean'),
+        (['--config.probe.patches=(1,b)'], 'config.probe.patches'),
+        (['--config.train.epochs'], 'Missing value'),
+        (['train.epochs=3'], "'train.epochs=3' is not a flag"),
+        (['--epochs=3'], "Unknown command line flag 'epochs'"),
+        (['--config.data.name=imagnet'], "unknown data set 'imagnet': photos is embedded"),
+        (
+            ['--config.data.name=cifar10', '--config.data.dir=/no/such'],
+            'data.dir=/no/such is not a directory',
+        ),
+        (
+            ['--config.data.name=cifar10', '--config.data.dir=/'],
+            "'cifar10': not prepared in data.dir=/",
+        ),
+        (['--config.objective.name=simsiam'], 'choose from tcr, vicreg'),
+        (['--config.encoder.name=vit'], 'choose from resnet18, resnet34, resnet50, tiny'),
+        (['--config.patches.size=64'], 'does not fit into an image of 48x48'),
+        (['--config.patches.count=1'], 'two patches or more'),
+        (['--config.data.batch_size=100'], 'cannot be shared by 8 devices'),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arguments, message):
+    workdir = tmp_path / 'run'
+    line = refused(capsys, monkeypatch, main, QUICKSTART, f'--workdir={workdir}', *arguments)
+    assert line.startswith('error: ')
+    assert message in line
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], '--workdir is missing'),
+        (['--workdir=x'], '--config is missing; give one of '),
+        (['--workdir=x', '--config=quickstart'], '--config=quickstart: no such file'),
+        (['--workdir=x', f'{QUICKSTART}:fast'], 'takes 0 positional arguments but 1 was given'),
+        (['--workdir=x', '--config=setup.cfg'], '--config=setup.cfg: '),
+    ],
+)
+def test_a_wrong_command_line_is_refused(capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(REPOSITORY)
+    assert message in refused(capsys, monkeypatch, main, *arguments)
+
+
+def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
+    capsys, monkeypatch, tmp_path, shrunk
+):
+    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+    assert f'no run in {tmp_path}' in line
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+    assert f'no checkpoint in {tmp_path}' in line
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('probe.spaces=(h,y)', "unknown probe.spaces 'y': choose from h, z"),
+        ('probe.patches=(1,5)', 'a grid of 5 patches is not square'),
+        ('probe.patches=(1,144)', 'probe.batch_size=64 is less than a bag of 144 patches'),
+        ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
+    ],
+)
+def test_the_probe_refuses_bad_settings(capsys, monkeypatch, tmp_path, shrunk, override, message):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    arguments = [f'--workdir={tmp_path}', f'--config.{override}']
+    assert message in refused(capsys, monkeypatch, probe, *arguments)
+
+
+def test_help_says_how(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['main.py', '--help'])
+    cli.run(main.main, main.__doc__, config_file=True)
+    assert '--config=configs/NAME.py' in capsys.readouterr().out

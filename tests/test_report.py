@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from bagssl_jax.evaluation import report
+
+
+@pytest.fixture
+def results():
+    rows = [
+        {
+            'encoder': encoder,
+            'view': view,
+            'patches': patches,
+            'space': 'h',
+            'probe': probe,
+            'top1': top1 + 0.01 * (probe == 'linear'),
+            'top5': None,
+            'n_train': 3200,
+            'n_test': 800,
+        }
+        for encoder, base in (('untrained', 0.2), ('trained', 0.5))
+        for view, patches, top1 in (('whole', 1, base), ('bag', 16, base + 0.2), ('bag', 1, base))
+        for probe in ('linear', 'knn')
+    ]
+    return {'dataset': 'photos', 'step': 1200, 'rows': rows}
+
+
+def test_the_table_has_a_line_for_each_view_and_a_column_for_each_probe(results):
+    title, head, *body = report.table(results).splitlines()
+    assert title == 'photos, step 1,200: top-1 on 800 test images, 3,200 to train on'
+    assert head.split() == ['encoder', 'space', 'view', 'patches', 'linear', 'knn']
+    assert [line.split() for line in body] == [
+        ['trained', 'h', 'bag', '1', '0.510', '0.500'],
+        ['trained', 'h', 'bag', '16', '0.710', '0.700'],
+        ['trained', 'h', 'whole', '1', '0.510', '0.500'],
+        ['untrained', 'h', 'bag', '1', '0.210', '0.200'],
+        ['untrained', 'h', 'bag', '16', '0.410', '0.400'],
+        ['untrained', 'h', 'whole', '1', '0.210', '0.200'],
+    ]
+
+
+def test_results_and_figure_are_written(results, tmp_path):
+    report.write(str(tmp_path), results)
+    assert json.loads((tmp_path / 'results.json').read_text()) == results
+    assert (tmp_path / 'figures' / 'accuracy_by_patches.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_figure_draws_every_accuracy(results):
+    [axes] = report.accuracy_by_patches(results).axes
+    curves = {line.get_label(): line for line in axes.get_lines()}
+    assert curves['trained, linear'].get_xydata().tolist() == [[1, 51], [16, 71]]
+    assert curves['untrained, kNN'].get_ydata() == pytest.approx([20, 40])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['1', '16', 'whole\nimage']

@@ -1,0 +1,281 @@
+"""The linear probe: its optimum, its choice of l2 and what it may look at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation import linear
+from bagssl_jax.evaluation.linear import fit_linear, fit_softmax
+
+GRID = (1e-4, 1e-2, 1.0)
+
+
+def blobs(seed, count, *, classes=6, width=8, spread=1.0):
+    """Classes around fixed centres, in shuffled order, every one present."""
+    centres = np.random.default_rng(7).normal(size=(classes, width))
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % classes)
+    features = spread * centres[labels] + rng.normal(size=(count, width))
+    return features.astype(np.float32), labels
+
+
+def objective(flat, features, labels, l2, classes):
+    """The documented objective and its gradient in float64."""
+    weights, bias = np.split(flat, [features.shape[1] * classes])
+    weights = weights.reshape(features.shape[1], classes)
+    logits = features @ weights + bias
+    log_p = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
+    targets = np.eye(classes)[labels]
+    errors = (np.exp(log_p) - targets) / len(labels)
+    loss = -(targets * log_p).sum() / len(labels) + l2 / 2 * (weights**2).sum()
+    gradient = features.T @ errors + l2 * weights, errors.sum(0)
+    return loss, np.concatenate([gradient[0].ravel(), gradient[1]])
+
+
+def reference_optimum(features, labels, l2, classes):
+    features = features.astype(np.float64)
+    return scipy.optimize.minimize(
+        objective,
+        np.zeros((features.shape[1] + 1) * classes),
+        args=(features, labels, l2, classes),
+        jac=True,
+        method='BFGS',
+        options={'maxiter': 5000, 'gtol': 1e-8},
+    )
+
+
+@pytest.mark.parametrize('kind', ['overlapping', 'separable', 'correlated', 'off centre', 'wide'])
+def test_fit_reaches_the_optimum_of_scipy(kind):
+    count, width = (15, 30) if kind == 'wide' else (90, 8)
+    spread = 10.0 if kind == 'separable' else 0.5
+    features, labels = blobs(0, count, classes=3, width=width, spread=spread)
+    if kind == 'correlated':
+        mix = np.random.default_rng(1).normal(size=(width, width))
+        features = (features @ mix * np.logspace(0, -2, width)).astype(np.float32)
+        assert np.linalg.cond(np.cov(features.T)) > 1e5
+    elif kind == 'off centre':
+        features = features + 3
+    l2 = np.array([1e-5, 1e-3, 1e-1], np.float32)
+    found = fit_softmax(features, labels, l2, num_classes=3)
+    assert found.weights.shape == (3, width, 3)
+    assert found.bias.shape == (3, 3)
+    for i in range(3):
+        flat = np.concatenate([np.ravel(found.weights[i]), found.bias[i]]).astype(np.float64)
+        loss, gradient = objective(flat, features.astype(np.float64), labels, float(l2[i]), 3)
+        best = reference_optimum(features, labels, float(l2[i]), 3)
+        # The absolute term is for the separable: losses down to 1e-5 nats, computed in float32.
+        assert loss == pytest.approx(best.fun, rel=1e-5, abs=5e-6)
+        assert found.loss[i] == pytest.approx(loss, rel=1e-5, abs=1e-7)
+        assert found.gradient_norm[i] == pytest.approx(np.linalg.norm(gradient), abs=2e-6)
+        assert found.gradient_norm[i] < 1e-4
+        assert found.iterations[i] < 300
+
+
+def test_fit_of_two_points_by_hand():
+    # W = [-u, u] at x = +-1, bias 0: each example costs log(1 + exp(-2 u)), the penalty l2 u^2.
+    # Stationary where sigmoid(-2 u) = l2 u; for u = 1/2 that is l2 = 2 / (1 + e).
+    l2 = 2 / (1 + np.e)
+    found = fit_softmax(
+        jnp.array([[-1.0], [1.0]]), jnp.array([0, 1]), jnp.array([l2]), num_classes=2
+    )
+    np.testing.assert_allclose(found.weights[0], [[-0.5, 0.5]], atol=1e-4)
+    np.testing.assert_allclose(found.bias[0], [0.0, 0.0], atol=1e-5)
+    assert found.loss[0] == pytest.approx(np.log1p(np.exp(-1)) + l2 / 4, rel=1e-6)
+
+
+def test_bias_is_not_penalised():
+    # With features that say nothing, the optimum is the log of the class frequencies.
+    labels = jnp.array([0] * 8 + [1] * 2)
+    found = fit_softmax(jnp.zeros((10, 2)), labels, jnp.array([1.0]), num_classes=2)
+    assert found.bias[0, 0] - found.bias[0, 1] == pytest.approx(np.log(4), abs=1e-3)
+    assert np.abs(found.weights).max() == 0
+
+
+def test_line_search_meets_its_slope_from_either_side():
+    logits = jnp.zeros((2, 2))
+    targets = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    penalty = 1e-3
+    for length in (1e-4, 1.0, 1e4):  # far too short, about right, far too long
+        step = length * (2 * targets - 1)
+
+        def slope(size, step=step, length=length):
+            p = jax.nn.softmax(size * step)
+            return ((p - targets) * step).sum(1).mean() + size * penalty * length**2
+
+        size = linear._line_search(logits, step, targets, 0.0, penalty * length**2)
+        assert abs(slope(size)) <= 0.1 * abs(slope(0.0))
+        assert size > 0
+
+
+def test_line_search_does_not_move_uphill():
+    targets = jnp.array([[1.0, 0.0]])
+    assert linear._line_search(jnp.zeros((1, 2)), -(2 * targets - 1), targets, 0.0, 0.1) == 0
+
+
+def test_probe_scores_better_than_chance_and_reports_its_choice():
+    train, test = blobs(1, 120, spread=0.5), blobs(2, 60, spread=0.5)
+    probe = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
+    predicted = test[0] @ probe.weights + probe.bias
+    assert probe.top1 == pytest.approx((predicted.argmax(1) == test[1]).mean())
+    in_top5 = (np.argsort(-predicted, 1)[:, :5] == test[1][:, None]).any(1)
+    assert probe.top5 == pytest.approx(in_top5.mean())
+    assert 0.3 < probe.top1 < probe.top5 < 1
+    assert set(probe.validation) == set(GRID)
+    assert probe.validation[probe.l2] == max(probe.validation.values())
+
+
+def test_refit_uses_the_whole_training_split():
+    x, y = blobs(1, 120, classes=3)
+    probe = fit_linear(x, y, x, y, num_classes=3, l2_grid=(1e-2,))
+    standard = (x - x.mean(0)) / x.std(0)
+    best = reference_optimum(standard, y, 1e-2, 3)
+    weights = best.x[: 8 * 3].reshape(8, 3)
+    np.testing.assert_allclose(probe.weights * x.std(0)[:, None], weights, atol=1e-3)
+    predicted = (standard @ weights + best.x[8 * 3 :]).argmax(1)
+    assert probe.top1 == pytest.approx((predicted == y).mean(), abs=1 / 120)
+    assert probe.top5 is None  # three classes
+
+
+def test_choice_and_weights_do_not_depend_on_the_test_split():
+    train, test = blobs(1, 120), blobs(2, 60)
+    probe = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
+    other = fit_linear(*train, 5 - 3 * test[0], test[1][::-1], num_classes=6, l2_grid=GRID)
+    assert other.top1 != probe.top1
+    assert other.l2 == probe.l2
+    assert other.validation == probe.validation
+    np.testing.assert_array_equal(other.weights, probe.weights)
+    np.testing.assert_array_equal(other.bias, probe.bias)
+
+
+def test_choice_is_made_on_the_held_out_part_and_fitted_without_it():
+    # Held-out labels that contradict the rest: any probe that had seen them would do better.
+    x, y = blobs(1, 120, spread=4.0)
+    held = linear._held_out(y, 0.1)
+    wrong = np.where(held, (y + 1) % 6, y)
+    probe = fit_linear(x, wrong, x, y, num_classes=6, l2_grid=GRID)
+    assert not held.all()
+    assert max(probe.validation.values()) < 0.2
+
+
+def test_statistics_come_from_the_fitted_examples_alone(monkeypatch):
+    fitted = []
+
+    def recorded(features, *arguments, **options):
+        fitted.append(features)
+        return fit_softmax(features, *arguments, **options)
+
+    monkeypatch.setattr(linear, 'fit_softmax', recorded)
+    x, y = blobs(1, 120)
+    held = linear._held_out(y, 0.1)
+    x = np.where(held[:, None], 10 * x + 100, x)
+    fit_linear(x, y, x[:60] - 50, y[:60], num_classes=6, l2_grid=GRID)
+    assert [len(features) for features in fitted] == [(~held).sum(), 120]
+    for features in fitted:
+        np.testing.assert_allclose(features.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(features.std(0), 1, atol=1e-5)
+
+
+def test_equal_validation_prefers_the_stronger_regularisation():
+    x, y = blobs(1, 120, spread=10.0)
+    probe = fit_linear(x, y, x, y, num_classes=6, l2_grid=GRID)
+    assert set(probe.validation.values()) == {1.0}
+    assert probe.l2 == max(GRID)
+
+
+def test_held_out_is_the_end_of_each_class():
+    labels = np.array([0] * 10 + [1] * 20 + [2] * 2 + [3])
+    held = linear._held_out(labels, 0.1)
+    np.testing.assert_array_equal(np.nonzero(held)[0], [9, 28, 29, 31])  # none of class 3
+    order = np.random.default_rng(0).permutation(len(labels))
+    mixed = linear._held_out(labels[order], 0.1)
+    assert np.bincount(labels[order][mixed]).tolist() == [1, 2, 1]
+    for label in range(3):
+        assert mixed[labels[order] == label].tolist() == held[labels == label].tolist()
+    # Two examples are shared out, however large the share.
+    np.testing.assert_array_equal(linear._held_out(np.array([0, 0]), 0.9), [False, True])
+
+
+def test_invariant_to_affine_rescaling_of_each_dimension():
+    (x, y), (test_x, test_y) = blobs(1, 120), blobs(2, 60)
+    scale, shift = np.logspace(-4, 4, 8, dtype=np.float32), np.linspace(-3, 3, 8, dtype=np.float32)
+    probe = fit_linear(x, y, test_x, test_y, num_classes=6, l2_grid=GRID)
+    other = fit_linear(
+        scale * (x + shift), y, scale * (test_x + shift), test_y, num_classes=6, l2_grid=GRID
+    )
+    assert other.l2 == probe.l2
+    np.testing.assert_allclose(other.weights * scale[:, None], probe.weights, atol=1e-3)
+    assert other.top1 == pytest.approx(probe.top1, abs=1 / 60)
+
+
+def test_constant_dimensions_take_no_part():
+    (x, y), (test_x, test_y) = blobs(1, 120), blobs(2, 60)
+    x, test_x = x.copy(), test_x.copy()
+    x[:, 2], x[:, 5] = 0.0, 1e6 / 3  # a constant whose mean does not come out exact
+    x[::2, 5] = np.nextafter(x[0, 5], np.float32(np.inf))
+    probe = fit_linear(x, y, test_x, test_y, num_classes=6, l2_grid=GRID)
+    assert np.isfinite(probe.weights).all()
+    assert not probe.weights[[2, 5]].any()
+    test_x[:, [2, 5]] = 1e5
+    assert fit_linear(x, y, test_x, test_y, num_classes=6, l2_grid=GRID).top1 == probe.top1
+    assert probe.top1 > 0.5
+
+
+def test_a_class_of_one_and_a_class_without_examples():
+    x, y = blobs(1, 120)
+    given = np.where(y == 5, 3, y)  # no class 5
+    given[np.nonzero(y == 4)[0][1:]] = 2  # one of class 4
+    probe = fit_linear(x, given, x, y, num_classes=6, l2_grid=GRID)
+    predicted = (x @ probe.weights + probe.bias).argmax(1)
+    assert not (predicted == 5).any()
+    assert (predicted == given).mean() > 0.6
+
+
+def test_deterministic_and_compiled_once():
+    train, test = blobs(1, 120), blobs(2, 60)
+    probe = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
+    compiled = fit_softmax._cache_size()
+    again = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
+    np.testing.assert_array_equal(again.weights, probe.weights)
+    # Other values, another order of the grid, JAX arrays in half precision: the same programs.
+    fit_linear(
+        jnp.asarray(train[0] + 1, jnp.bfloat16), train[1], *test, num_classes=6, l2_grid=GRID[::-1]
+    )
+    assert fit_softmax._cache_size() == compiled
+
+
+def test_equal_scores_rank_by_class():
+    scores = np.zeros((6, 6), np.float32)
+    assert linear._top(scores, np.arange(6), 1) == pytest.approx(1 / 6)
+    assert linear._top(scores, np.arange(6), 5) == pytest.approx(5 / 6)
+
+
+def test_input_errors_say_what_is_wrong():
+    x, y = blobs(1, 12)
+    with pytest.raises(InputError, match='fewer than two classes'):
+        fit_linear(x, 0 * y, x, y, num_classes=6)
+    with pytest.raises(InputError, match='one example'):
+        fit_linear(x[:6], np.arange(6), x, y, num_classes=6)
+    broken = x.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(InputError, match='training split hold NaN'):
+        fit_linear(broken, y, x, y, num_classes=6)
+    with pytest.raises(InputError, match='test split hold NaN'):
+        fit_linear(x, y, broken, y, num_classes=6)
+
+
+def test_misuse_is_an_error():
+    x, y = blobs(1, 12)
+    with pytest.raises(ValueError, match='labels'):
+        fit_linear(x, y[:-1], x, y, num_classes=6)
+    with pytest.raises(ValueError, match=r'in \[0, 5\)'):
+        fit_linear(x, y, x, y, num_classes=5)
+    with pytest.raises(ValueError, match='widths'):
+        fit_linear(x, y, x[:, 1:], y, num_classes=6)
+    with pytest.raises(ValueError, match='holdout'):
+        fit_linear(x, y, x, y, num_classes=6, holdout=1.0)
+    with pytest.raises(ValueError, match='l2_grid'):
+        fit_linear(x, y, x, y, num_classes=6, l2_grid=(0.0, 1.0))

@@ -53,13 +53,12 @@ def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
 
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
-    tuples = {key: type(config[key][0]) for key in _flat_keys(config) if _is_tuple(config[key])}
+    kinds = {key: type(config[key][0]) for key in _flat_keys(config) if _is_tuple(config[key])}
     rest = _parsed(second, overrides)
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
-    for key, kind in tuples.items():
-        if not all(type(item) is kind for item in config[key]):
-            raise InputError(f'config.{key}={config[key]} must be a tuple of {kind.__name__}')
+    tuples = {key: _tuple_of(kind, config[key], key) for key, kind in kinds.items()}
+    config.update_from_flattened_dict(tuples)
     return config.lock(), first.workdir
 
 
@@ -131,6 +130,15 @@ def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
         nested = isinstance(value, ConfigDict)
         keys += _flat_keys(value, f'{prefix}{key}.') if nested else [prefix + key]
     return keys
+
+
+def _tuple_of(kind: type, items: tuple, key: str) -> tuple:
+    """The items as `kind`, exactly; InputError where one is something else."""
+    if kind is str:  # a command line's h,z or (h,z) arrives as one string
+        return tuple(re.findall(r'[^\s,()\[\]]+', ','.join(map(str, items))))
+    if not all(isinstance(item, int | float) and kind(item) == item for item in items):
+        raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
+    return tuple(kind(item) for item in items)
 
 
 def _is_tuple(value: Any) -> bool:

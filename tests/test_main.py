@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY, SHRUNK
 
 from bagssl_jax import cli, main, probe
+from bagssl_jax.errors import InputError
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
 
@@ -33,6 +34,13 @@ def run(module, *arguments, **options):
     process = start(module, *arguments, **options)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+def wait_for_checkpoint(process, workdir):
+    """Returns when the run has saved step 4 and goes on."""
+    while process.poll() is None and not (workdir / 'checkpoints' / '4').exists():
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr.read()
 
 
 @pytest.fixture(scope='module')
@@ -85,9 +93,7 @@ def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
 def test_killed_and_started_again_ends_as_if_it_had_not_been(trained, tmp_path):
     arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.probe.after_training=False']
     process = start('main', *arguments, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / 'checkpoints' / '4').exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_checkpoint(process, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     status, _, err = run('main', *arguments, cwd=tmp_path)
@@ -100,9 +106,7 @@ def test_killed_and_started_again_ends_as_if_it_had_not_been(trained, tmp_path):
 def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
     arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.train.epochs=2000']
     process = start('main', *arguments, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / 'checkpoints' / '4').exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_checkpoint(process, tmp_path)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -163,6 +167,17 @@ def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arg
     assert line.startswith('error: ')
     assert message in line
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize('text', ['h,z', '(h, z)', "('h', 'z')", '[h,z]'])
+def test_tuples_may_be_written_in_any_way(shrunk, text):
+    assert shrunk(f'--config.probe.spaces={text}').probe.spaces == ('h', 'z')
+
+
+def test_whole_numbers_serve_as_floats_but_not_the_other_way(shrunk):
+    assert shrunk('--config.augment.blur_sigma=(0.5, 2)').augment.blur_sigma == (0.5, 2.0)
+    with pytest.raises(InputError, match=r'probe.patches=\(1, 2.5\) must be a tuple of int'):
+        shrunk('--config.probe.patches=(1,2.5)')
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.features import checked, ranks
 
 
 class KnnProbe(NamedTuple):
@@ -46,22 +46,22 @@ def knn(
         InputError: features that are not finite.
         ValueError: misaligned shapes, labels out of range, k, chunk or temperature not positive.
     """
-    test_y = _checked_labels(test_y, len(test_x), num_classes)[:, None]
+    train_x, train_y = checked(train_x, train_y, num_classes, 'training')
+    test_x, test_y = checked(test_x, test_y, num_classes, 'test')
     votes = knn_votes(
         train_x, train_y, test_x, num_classes=num_classes, k=k, temperature=temperature, chunk=chunk
     )
-    own = np.take_along_axis(votes, test_y, axis=1)
-    ahead = (votes > own) | ((votes == own) & (np.arange(num_classes) < test_y))
-    rank = np.where(own[:, 0] > 0, ahead.sum(1), num_classes)
+    voted = votes[np.arange(len(test_y)), test_y] > 0
+    rank = np.where(voted, ranks(votes, test_y), num_classes)
     return KnnProbe(
         top1=float((rank < 1).mean()), top5=float((rank < 5).mean()) if num_classes > 5 else None
     )
 
 
 def knn_votes(
-    train_x: ArrayLike,
-    train_y: ArrayLike,
-    test_x: ArrayLike,
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
     *,
     num_classes: int,
     k: int = 20,
@@ -77,10 +77,12 @@ def knn_votes(
 
     Beside the features, the similarities held at once are [chunk chunk], whatever the splits.
 
-    Arguments and errors as for `knn`.
+    Arguments as for `knn`, features float32 and finite.
+
+    Raises:
+        ValueError: widths that differ; k, chunk or temperature not positive.
     """
-    train_x, test_x = _unit_rows(train_x, 'training'), _unit_rows(test_x, 'test')
-    train_y = _checked_labels(train_y, len(train_x), num_classes)
+    train_x, test_x = _unit_rows(train_x), _unit_rows(test_x)
     if train_x.shape[1] != test_x.shape[1]:
         raise ValueError(f'widths differ: {train_x.shape[1]} (train), {test_x.shape[1]} (test)')
     if k < 1 or chunk < 1 or temperature <= 0:
@@ -132,29 +134,12 @@ def _nearest(queries, gallery, labels, size, *, k):
     return best
 
 
-def _unit_rows(x, split):
-    x = np.asarray(x).astype(np.float32)
-    if x.ndim != 2 or not len(x):
-        raise ValueError(f'expected {split} features [n d], got {x.shape}')
-    if not np.isfinite(x).all():
-        raise InputError(
-            f'features of the {split} split hold NaN or infinity: the encoder has probably '
-            'diverged; probe an earlier checkpoint'
-        )
+def _unit_rows(x):
     # The largest entry goes first, so that no square overflows or vanishes.
     largest = np.abs(x).max(1, keepdims=True)
     x = x / np.where(largest > 0, largest, 1)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1)
-
-
-def _checked_labels(y, count, num_classes):
-    y = np.asarray(y)
-    if y.shape != (count,):
-        raise ValueError(f'expected {count} labels, got {y.shape}')
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= num_classes:
-        raise ValueError(f'labels must be integers in [0, {num_classes})')
-    return y.astype(np.int32)
 
 
 def _padded(x, multiple):

@@ -22,6 +22,12 @@ def get_config() -> ConfigDict:
     patches.scale = 0.25  # share of the image's area
     patches.resize = 0  # side in pixels that a patch is resized to; 0: as cut
 
+    config.crops = 'fixed'  # training crops: 'fixed', as above, or 'multiscale', as below
+
+    config.multiscale = multiscale = ConfigDict()  # as torchvision's RandomResizedCrop
+    multiscale.scale = (0.08, 1.0)  # share of the area, smallest and largest
+    multiscale.ratio = (3 / 4, 4 / 3)  # width / height, smallest and largest
+
     config.augment = augment = ConfigDict()  # probabilities are per patch
     augment.flip = 0.5  # probability of a horizontal flip
     augment.jitter = 0.8  # probability of the four below, together
@@ -43,6 +49,12 @@ def get_config() -> ConfigDict:
 
     config.projector = projector = ConfigDict()
     projector.widths = (2048, 2048)  # of each linear layer; the last is the projection's
+
+    config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
+    predictor.widths = (4096, 256)  # the last must be the projection's width
+
+    config.target = target = ConfigDict()  # the momentum network of the same objectives
+    target.momentum = 0.996  # at the start; a cosine leads to 1
 
     config.objective = objective = ConfigDict()
     objective.name = 'tcr'  # 'tcr' or 'vicreg'

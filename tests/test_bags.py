@@ -18,7 +18,10 @@ def source():
 
 @pytest.fixture(scope='module')
 def encoders():
-    return {name: init_variables(ENCODER, PROJECTOR, seed) for seed, name in enumerate('ab')}
+    return {
+        name: init_variables({'encoder': ENCODER, 'projector': PROJECTOR}, seed)
+        for seed, name in enumerate('ab')
+    }
 
 
 def means(source, encoders, count, chunk, spaces=('h', 'z')):

@@ -42,6 +42,61 @@ def test_random_boxes_reach_every_place_equally():
     assert abs(counts - 1000).max() < 150
 
 
+WHOLE_RANGE = {'scale': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)}
+
+
+def test_random_resized_boxes_have_torchvisions_areas_ratios_and_places():
+    rng = np.random.default_rng(0)
+    boxes = crops.random_resized_boxes(
+        rng, 400, 400, scale=(0.1, 0.4), ratio=(0.5, 2), count=20_000
+    )
+    y, x, h, w = boxes.T
+    assert (boxes >= 0).all()
+    assert (y + h <= 400).all()
+    assert (x + w <= 400).all()
+    # Where everything fits, the area is uniform and the logarithm of the aspect uniform.
+    deciles = np.linspace(0.1, 0.9, 9)
+    area = np.quantile(h * w / 400**2, deciles)
+    np.testing.assert_allclose(area, 0.1 + 0.3 * deciles, atol=0.006)
+    aspect = np.quantile(np.log(w / h), deciles)
+    np.testing.assert_allclose(aspect, np.log(2) * (2 * deciles - 1), atol=0.03)
+    # The place is uniform over what the size leaves.
+    np.testing.assert_allclose(np.quantile(y / (400 - h), deciles), deciles, atol=0.02)
+    np.testing.assert_allclose(np.quantile(x / (400 - w), deciles), deciles, atol=0.02)
+    assert abs(np.corrcoef(y / (400 - h), x / (400 - w))[0, 1]) < 0.03
+
+
+def test_boxes_that_do_not_fit_are_drawn_again():
+    rng = np.random.default_rng(0)
+    boxes = crops.random_resized_boxes(rng, 100, 100, **WHOLE_RANGE, count=5_000)
+    y, x, h, w = boxes.T
+    assert (y + h <= 100).all()
+    assert (x + w <= 100).all()
+    # torchvision's loop, one box at a time, has the same mean area
+    areas = []
+    for _ in range(5_000):
+        for _ in range(10):
+            area = 100 * 100 * rng.uniform(0.08, 1.0)
+            aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            width, height = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            if 0 < width <= 100 and 0 < height <= 100:
+                areas.append(width * height)
+                break
+    np.testing.assert_allclose((h * w).mean(), np.mean(areas), rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'box'),
+    [(10, 400, [0, 193, 10, 13]), (400, 10, [193, 0, 13, 10])],
+)
+def test_where_nothing_fits_it_is_the_largest_center_crop(height, width, box):
+    rng = np.random.default_rng(0)
+    boxes = crops.random_resized_boxes(
+        rng, height, width, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), count=3
+    )
+    np.testing.assert_array_equal(boxes, [box] * 3)
+
+
 def test_grid_is_even_and_reaches_the_edges():
     boxes = crops.grid_boxes(48, 32, side=16, count=9)
     np.testing.assert_array_equal(np.unique(boxes[:, 0]), [0, 16, 32])

@@ -20,7 +20,9 @@ def encoder_and_projector(config, workdir):
     """The step and the parameters and statistics of the newest checkpoint, on the host."""
     encoder = make_encoder(**config.encoder)
     projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    target = jax.device_put(init_variables(encoder, projector, 9), replicated(make_mesh()))
+    target = jax.device_put(
+        init_variables({'encoder': encoder, 'projector': projector}, 9), replicated(make_mesh())
+    )
     step, items = restore_items(str(workdir), target)
     return step, jax.device_get(items)
 

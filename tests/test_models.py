@@ -80,7 +80,7 @@ def test_zero_initialised_blocks_start_as_the_identity():
 def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
     encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='bfloat16')
     projector = make_projector(widths=(8, 6), dtype='bfloat16')
-    variables = init_variables(encoder, projector, 0)
+    variables = init_variables({'encoder': encoder, 'projector': projector}, 0)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     h, intermediates = encoder.apply(variables['encoder'], x, train=False)
@@ -92,7 +92,9 @@ def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
 def test_fresh_variables_depend_on_the_seed_alone():
     encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
     projector = make_projector(widths=(8, 6), dtype='float32')
-    first, again, other = (init_variables(encoder, projector, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        init_variables({'encoder': encoder, 'projector': projector}, seed) for seed in (0, 0, 1)
+    )
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first, again)))
     kernel = first['encoder']['params']['conv1']['kernel']
     assert (kernel != other['encoder']['params']['conv1']['kernel']).any()
@@ -114,5 +116,5 @@ def test_unknown_choices_list_the_known(key, value, message):
 
 
 def test_a_projector_needs_layers():
-    with pytest.raises(InputError, match=r'projector.widths=\(\)'):
+    with pytest.raises(InputError, match=r'widths \(\) must be positive'):
         make_projector(widths=(), dtype='float32')

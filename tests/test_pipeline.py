@@ -86,6 +86,34 @@ def test_resized_patches_have_the_size_asked_for(source):
     assert take(source, 1, transform)[0].shape == (4, 2, 6, 6, 3)
 
 
+PATCH_KEYS = {'count': 3, 'size': 0, 'scale': 0.25, 'resize': 5}
+RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
+
+
+def test_multiscale_crops_are_resized_to_one_size(source):
+    transform = pipeline.make_crops('multiscale', PATCH_KEYS, RANGES)
+    first, again = take(source, 2, transform), take(source, 2, transform)
+    assert first[0].shape == (4, 3, 5, 5, 3)
+    np.testing.assert_array_equal(first, again)
+    # The range of the green channel, which is the pixel's row, tells how high a crop is.
+    heights = np.ptp(np.stack(first)[..., 1].astype(int), axis=(-1, -2)).ravel()
+    assert len(set(heights)) > 2
+
+
+@pytest.mark.parametrize(
+    ('name', 'patches', 'ranges', 'message'),
+    [
+        ('multi', {}, {}, "unknown crops 'multi': choose from fixed, multiscale"),
+        ('multiscale', {'resize': 0}, {}, r'patches\.resize'),
+        ('multiscale', {}, {'scale': (0.5, 0.1)}, r'multiscale\.scale=\(0\.5, 0\.1\)'),
+        ('multiscale', {}, {'ratio': (0, 1)}, r'multiscale\.ratio=\(0, 1\)'),
+    ],
+)
+def test_unusable_crops_are_refused(name, patches, ranges, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.make_crops(name, {**PATCH_KEYS, **patches}, {**RANGES, **ranges})
+
+
 def test_a_source_smaller_than_a_batch_is_refused(source):
     with pytest.raises(InputError, match=r'data.batch_size=23 is more than the 22 training images'):
         pipeline.steps_per_epoch(source, 23)

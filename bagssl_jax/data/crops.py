@@ -42,6 +42,41 @@ def random_boxes(
     return np.stack([y, x, np.full(count, side), np.full(count, side)], axis=1)
 
 
+def random_resized_boxes(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    count: int,
+) -> np.ndarray:
+    """`count` boxes of random area, aspect and place, as in torchvision's RandomResizedCrop.
+
+    The share of the area is uniform in `scale`, the logarithm of width / height uniform in that
+    of `ratio`; sides are rounded. Of ten tries the first that fits is taken, at a uniform place;
+    where none fits, the largest center crop with an aspect inside `ratio`.
+
+    Returns:
+      int64 [count 4].
+    """
+    tries = (count, 10)
+    area = height * width * rng.uniform(*scale, tries)
+    aspect = np.exp(rng.uniform(*np.log(ratio), tries))
+    heights = np.rint(np.sqrt(area / aspect)).astype(int)
+    widths = np.rint(np.sqrt(area * aspect)).astype(int)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first = fits.argmax(axis=1)
+    rows = np.arange(count)
+    h, w = heights[rows, first], widths[rows, first]
+    y, x = (
+        rng.integers(0, np.maximum(height - h, 0) + 1),
+        rng.integers(0, np.maximum(width - w, 0) + 1),
+    )
+    center = _center_box(height, width, ratio)
+    return np.where(fits.any(axis=1, keepdims=True), np.stack([y, x, h, w], axis=1), center)
+
+
 def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
     """An even grid of `count` (a square number) boxes that reaches the edges: int64 [count 4].
 
@@ -58,6 +93,12 @@ def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
     y, x = np.meshgrid(ys, xs, indexing='ij')
     sides = np.full(count, side)
     return np.stack([y.ravel(), x.ravel(), sides, sides], axis=1)
+
+
+def _center_box(height: int, width: int, ratio: tuple[float, float]) -> np.ndarray:
+    aspect = np.clip(width / height, *ratio)
+    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
+    return np.array([(height - h) // 2, (width - w) // 2, h, w])
 
 
 def cut(image: np.ndarray, boxes: np.ndarray, *, resize: int) -> np.ndarray:

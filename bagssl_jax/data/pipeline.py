@@ -1,11 +1,13 @@
 """The grain pipelines: endless batches of random patches, and bags in the source's order."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
+from grain.transforms import RandomMap
 
 from bagssl_jax.data import crops
 from bagssl_jax.data.sources import Source
@@ -13,7 +15,7 @@ from bagssl_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomPatches(grain.transforms.RandomMap):
+class RandomPatches(RandomMap):
     """Cuts `count` patches at uniformly random places: record -> uint8 [p s s c].
 
     `size`, `scale` and `resize` are those of the configuration's `patches`.
@@ -32,9 +34,55 @@ class RandomPatches(grain.transforms.RandomMap):
         return crops.cut(image, boxes, resize=self.resize)
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomResizedPatches(RandomMap):
+    """Cuts `count` crops of random area and aspect, resized: record -> uint8 [p s s c].
+
+    `scale` and `ratio` are those of `crops.random_resized_boxes`.
+    """
+
+    count: int
+    resize: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def random_map(self, element: dict, rng: np.random.Generator) -> np.ndarray:
+        image = element['image']
+        boxes = crops.random_resized_boxes(
+            rng, *image.shape[:2], scale=self.scale, ratio=self.ratio, count=self.count
+        )
+        return crops.cut(image, boxes, resize=self.resize)
+
+
+def make_crops(name: str, patches: Mapping[str, Any], multiscale: Mapping[str, Any]) -> RandomMap:
+    """What cuts the training patches: record -> uint8 [p s s c].
+
+    Args:
+      name: 'fixed', squares of one scale, or 'multiscale', RandomResizedCrop.
+      patches: count, size, scale and resize, as in the configuration.
+      multiscale: scale and ratio, likewise.
+
+    Raises:
+      InputError: an unknown name, or 'multiscale' with unusable ranges or no size to resize to.
+    """
+    if name == 'fixed':
+        return RandomPatches(**patches)
+    if name != 'multiscale':
+        raise InputError(f'unknown crops {name!r}: choose from fixed, multiscale')
+    if patches['resize'] < 1:
+        raise InputError('crops=multiscale has crops of many sizes: give patches.resize=SIDE')
+    scale, ratio = multiscale['scale'], multiscale['ratio']
+    if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise InputError(
+            f'multiscale.scale={scale} and multiscale.ratio={ratio} must be (smallest, largest), '
+            'the former in (0, 1]'
+        )
+    return RandomResizedPatches(patches['count'], patches['resize'], scale, ratio)
+
+
 def train_batches(
     source: Source,
-    transform: grain.transforms.RandomMap,
+    transform: RandomMap,
     *,
     seed: int,
     batch_size: int,

@@ -32,7 +32,9 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     _check(config, mesh)
     encoder = make_encoder(**config.encoder)
     projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    untrained = jax.device_put(init_variables(encoder, projector, config.seed), replicated(mesh))
+    untrained = jax.device_put(
+        init_variables({'encoder': encoder, 'projector': projector}, config.seed), replicated(mesh)
+    )
     step, trained = restore_items(workdir, untrained)
     train, test = (
         sources.load(

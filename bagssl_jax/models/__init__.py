@@ -1,6 +1,7 @@
 """Encoders and projectors, as Linen modules that return (output, intermediates)."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -61,35 +62,42 @@ def make_encoder(
 
 
 def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
-    """The projector that a configuration's `projector` describes.
+    """The projector, or the predictor, that a configuration describes.
 
     Raises:
       InputError: no layer, a width below 1, or an unknown dtype.
     """
     if not widths or min(widths) < 1:
-        raise InputError(f'projector.widths={tuple(widths)} must be positive integers, e.g. (64,)')
+        raise InputError(f'widths {tuple(widths)} must be positive integers, such as (256, 64)')
     return Projector(widths=tuple(widths), dtype=_dtype(dtype))
 
 
 def init_variables(
-    encoder: nn.Module, projector: nn.Module, seed: int
+    networks: Mapping[str, nn.Module | None], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Fresh variables {'params', 'batch_stats'} of 'encoder' and 'projector'.
+    """Fresh variables {'params', 'batch_stats'} of networks that follow one another.
 
     A pure function of `seed`: what a training starts from, and what an evaluation compares with.
+
+    Args:
+      networks: name -> module, in the order of the data; the first one takes pixels, None is
+        left out.
+      seed: of the parameters.
     """
-    key = jax.random.key(seed)
     # Nothing in an encoder depends on the size of its input.
-    patch = jnp.zeros((1, 32, 32, 3))
-    encoder_variables = _init(encoder, jax.random.fold_in(key, 0), patch)
-    h, _ = jax.eval_shape(lambda v: encoder.apply(v, patch, train=False), encoder_variables)
-    projector_variables = _init(projector, jax.random.fold_in(key, 1), jnp.zeros(h.shape))
-    return {'encoder': encoder_variables, 'projector': projector_variables}
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = {}
+    for i, (name, network) in enumerate(networks.items()):
+        if network is not None:
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            variables[name] = _init(network, key, x)
+            x, _ = jax.eval_shape(functools.partial(network.apply, train=False), variables[name], x)
+    return variables
 
 
-def _init(module: nn.Module, key: jax.Array, x: jax.Array) -> dict[str, Any]:
+def _init(module: nn.Module, key: jax.Array, x: jax.ShapeDtypeStruct) -> dict[str, Any]:
     # One compiled program: operation by operation, a ResNet takes ten times as long.
-    variables = jax.jit(lambda key: module.init(key, x, train=False))(key)
+    variables = jax.jit(lambda key: module.init(key, jnp.zeros(x.shape), train=False))(key)
     return {'batch_stats': {}, **variables}  # a projector of one layer has no statistics
 
 

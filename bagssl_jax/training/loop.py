@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.augment import augment
 from bagssl_jax.checkpoints import Checkpoints
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data import pipeline, sources
 from bagssl_jax.errors import InputError, Interrupted
 from bagssl_jax.models import make_encoder, make_projector
 from bagssl_jax.objectives import make_objective
@@ -28,8 +28,8 @@ from bagssl_jax.parallel import (
     replicated,
 )
 from bagssl_jax.records import Recorder
-from bagssl_jax.training.optimizers import make_optimizer, warmup_cosine
-from bagssl_jax.training.state import TrainState, create_state
+from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
+from bagssl_jax.training.state import Networks, TrainState, create_state
 from bagssl_jax.training.steps import make_spread_step, make_train_step
 from bagssl_jax.workdir import claim
 
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
     schedule = _schedule(config, total, per_epoch)
-    state, step_fn, spread_fn = _build(config, schedule, mesh)
+    state, step_fn, spread_fn = _build(config, schedule, total, mesh)
     claim(workdir, config.to_dict())
 
     with contextlib.ExitStack() as stack:
@@ -130,7 +130,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{group}.{key}={config[group][key]} must be at least {least}')
 
 
-def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomPatches]:
+def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomMap]:
     """The training source, and the transform that cuts its patches; both known to fit."""
     source = sources.load(
         config.data.name,
@@ -138,9 +138,10 @@ def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomPatch
         data_dir=config.data.dir,
         in_memory=config.data.in_memory,
     )
-    height, width = source[0]['image'].shape[:2]
-    crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
-    return source, pipeline.RandomPatches(**config.patches)
+    first = source[0]
+    transform = pipeline.make_crops(config.crops, config.patches, config.multiscale)
+    transform.random_map(first, np.random.default_rng(0))
+    return source, transform
 
 
 def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
@@ -153,12 +154,14 @@ def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
     )
 
 
-def _build(config: ConfigDict, schedule: optax.Schedule, mesh: Mesh):
+def _build(config: ConfigDict, schedule: optax.Schedule, total: int, mesh: Mesh):
     """The fresh state, the training step and the measure of spread."""
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    name = config.objective.name
+    name, dtype = config.objective.name, config.encoder.dtype
     objective = make_objective(name, config.objective.get(name, {}))
+    predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
+    networks = Networks(
+        make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
+    )
     optimizer = make_optimizer(
         config.optimizer.name,
         schedule,
@@ -169,23 +172,32 @@ def _build(config: ConfigDict, schedule: optax.Schedule, mesh: Mesh):
     transform = functools.partial(augment, **config.augment)
     # Refuses settings out of their range now, and not after the first file is written.
     jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
-    state = create_state(encoder, projector, optimizer, config.seed)
-    options = {'key': jax.random.fold_in(jax.random.key(config.seed), 2), 'mesh': mesh}
-    return (
-        jax.device_put(state, replicated(mesh)),
-        make_train_step(encoder, projector, objective, optimizer, transform, **options),
-        make_spread_step(encoder, projector, transform, **options),
+    options = {'key': jax.random.fold_in(jax.random.key(config.seed), 1000), 'mesh': mesh}
+    step_fn = make_train_step(
+        networks,
+        objective,
+        optimizer,
+        transform,
+        cosine_momentum(config.target.momentum, total),
+        **options,
     )
+    spread_fn = make_spread_step(networks, transform, **options)
+    state = create_state(networks, optimizer, config.seed)
+    return jax.device_put(state, replicated(mesh)), step_fn, spread_fn
 
 
 def _items(state: TrainState) -> dict[str, Any]:
     """The state as checkpoint items, so that the encoder can be read alone."""
-    rest = {'step': state.step, 'opt_state': state.opt_state}
-    return {'encoder': state.encoder, 'projector': state.projector, 'training': rest}
+    online = dict(state.online)
+    items = {name: online.pop(name) for name in ('encoder', 'projector')}
+    rest = {'step': state.step, 'opt_state': state.opt_state, 'target': state.target}
+    return {**items, 'training': {**rest, 'online': online}}
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    return TrainState(encoder=items['encoder'], projector=items['projector'], **items['training'])
+    online = {'encoder': items['encoder'], 'projector': items['projector']}
+    rest = dict(items['training'])
+    return TrainState(online={**online, **rest.pop('online')}, **rest)
 
 
 def _announce(config: ConfigDict, source: sources.Source, mesh: Mesh, start: int, total: int):

@@ -28,6 +28,20 @@ def warmup_cosine(
     )
 
 
+def cosine_momentum(start: float, total_steps: int) -> optax.Schedule:
+    """A target network's momentum, from `start` to 1 along half a cosine.
+
+    Grill et al., arXiv 2006.07733, section 3.3: 1 - (1 - start) (cos(pi step / total) + 1) / 2.
+
+    Raises:
+      InputError: `start` is not in [0, 1].
+    """
+    if not 0 <= start <= 1:
+        raise InputError(f'target.momentum={start} must be between 0 and 1')
+    remaining = optax.cosine_decay_schedule(1 - start, total_steps)
+    return lambda step: 1 - remaining(step)
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,

@@ -1,6 +1,6 @@
-"""What training carries from step to step."""
+"""What is trained, and what training carries from step to step."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -10,6 +10,16 @@ from flax import linen as nn
 
 from bagssl_jax.models import init_variables
 
+Variables = dict[str, Any]
+
+
+class Networks(NamedTuple):
+    """The Linen modules of a training, in the order of the data; few objectives have a predictor."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None = None
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -17,26 +27,33 @@ class TrainState:
 
     Attributes:
       step: number of updates done, int32 [].
-      encoder: the encoder's Linen variables, {'params', 'batch_stats'}.
-      projector: the projector's.
-      opt_state: of the optimiser, over {'encoder': params, 'projector': params}.
+      online: name of a network -> its Linen variables, {'params', 'batch_stats'}.
+      target: the same of the momentum encoder and projector; empty for most objectives.
+      opt_state: of the optimiser, over the parameters of all networks by name.
     """
 
     step: jax.Array
-    encoder: dict[str, Any]
-    projector: dict[str, Any]
+    online: dict[str, Variables]
+    target: dict[str, Variables]
     opt_state: optax.OptState
 
     @property
     def params(self) -> dict[str, Any]:
         """What the optimiser updates."""
-        return {'encoder': self.encoder['params'], 'projector': self.projector['params']}
+        return {name: variables['params'] for name, variables in self.online.items()}
 
 
 def create_state(
-    encoder: nn.Module, projector: nn.Module, optimizer: optax.GradientTransformation, seed: int
+    networks: Networks, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """A fresh state, a pure function of `seed`."""
-    variables = init_variables(encoder, projector, seed)
-    params = {name: variables[name]['params'] for name in variables}
-    return TrainState(step=jnp.zeros((), jnp.int32), opt_state=optimizer.init(params), **variables)
+    """A fresh state, a pure function of `seed`; with a predictor, the target starts as a copy."""
+    online = init_variables(networks._asdict(), seed)
+    target = {} if networks.predictor is None else {n: online[n] for n in ('encoder', 'projector')}
+    params = {name: variables['params'] for name, variables in online.items()}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        online=online,
+        # Copies: the training step donates its state, and a buffer can be donated only once.
+        target=jax.tree.map(jnp.copy, target),
+        opt_state=optimizer.init(params),
+    )

@@ -6,37 +6,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from bagssl_jax.collapse import spread
 from bagssl_jax.objectives import Objective
 from bagssl_jax.parallel import DATA_AXIS
-from bagssl_jax.training.state import TrainState
+from bagssl_jax.training.state import Networks, TrainState, Variables
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
+Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def make_train_step(
-    encoder: nn.Module,
-    projector: nn.Module,
+    networks: Networks,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    augment: Augment,
+    target_momentum: optax.Schedule,
     *,
     key: jax.Array,
     mesh: Mesh,
-) -> Step:
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
     """One update on one global batch, over all devices of `mesh`.
 
     Statistics, loss and gradient are those of the global batch, whatever the number of devices.
 
     Args:
-      encoder, projector: Linen modules.
-      objective: (z [b p k], axis_name=) -> (loss, terms).
+      networks: Linen modules; with a predictor exactly where the objective has a target.
+      objective: its loss is of the projections z [b p k], or of (prediction, target).
       optimizer: of the parameters.
       augment: (key, uint8 [n h w c], place in the global batch [n]) -> float [n h w c].
+      target_momentum: step -> share of itself that the target network keeps.
       key: of the whole training; the step's own is folded from it.
       mesh: the data mesh.
 
@@ -46,22 +46,39 @@ def make_train_step(
     """
 
     def update(state: TrainState, patches: jax.Array) -> tuple[TrainState, Metrics]:
+        bags = patches.shape[:2]
         x = _augmented(augment, key, state.step, patches)
+        if objective.target:
+            target_outputs, target_stats = forward(networks, state.target, x, bags)
 
         def loss_fn(params):
-            _, z, stats = forward(encoder, projector, state, params, x, patches.shape[:2])
+            outputs, stats = forward(networks, _with_params(state.online, params), x, bags)
             # The objective is global already: differentiating a local loss and averaging the
             # gradients would be off by the number of devices.
-            loss, terms = objective(z, axis_name=DATA_AXIS)
+            if objective.target:
+                prediction, target = outputs['predictor'], target_outputs['projector']
+                loss, terms = objective.loss(prediction, target, axis_name=DATA_AXIS)
+            else:
+                loss, terms = objective.loss(outputs['projector'], axis_name=DATA_AXIS)
             return loss, (terms, stats)
 
         (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        target = state.target
+        if objective.target:
+            keep = target_momentum(state.step)
+            target = {
+                name: {
+                    'params': optax.incremental_update(params[name], variables['params'], 1 - keep),
+                    'batch_stats': target_stats[name],
+                }
+                for name, variables in state.target.items()
+            }
         state = TrainState(
             step=state.step + 1,
-            encoder={'params': params['encoder'], 'batch_stats': stats['encoder']},
-            projector={'params': params['projector'], 'batch_stats': stats['projector']},
+            online={name: {'params': params[name], 'batch_stats': stats[name]} for name in params},
+            target=target,
             opt_state=opt_state,
         )
         return state, {'loss': loss, **terms, 'gradient_norm': optax.tree.norm(grads)}
@@ -70,12 +87,7 @@ def make_train_step(
 
 
 def make_spread_step(
-    encoder: nn.Module,
-    projector: nn.Module,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    *,
-    key: jax.Array,
-    mesh: Mesh,
+    networks: Networks, augment: Augment, *, key: jax.Array, mesh: Mesh
 ) -> Callable[[TrainState, jax.Array], Metrics]:
     """How far h and z of a batch are spread: (state, uint8 patches) -> metrics, jitted.
 
@@ -84,62 +96,51 @@ def make_spread_step(
 
     def measure(state: TrainState, patches: jax.Array) -> Metrics:
         x = _augmented(augment, key, state.step, patches)
-        h, z, _ = forward(encoder, projector, state, state.params, x, patches.shape[:2])
-        z = z.reshape(-1, z.shape[-1])  # [b p k] -> [n k]
-        return {
-            f'{space}_{name}': value
-            for space, vectors in {'h': h, 'z': z}.items()
-            for name, value in spread(vectors, axis_name=DATA_AXIS).items()
-        }
+        outputs, _ = forward(networks, state.online, x, patches.shape[:2])
+        metrics = {}
+        for space, name in (('h', 'encoder'), ('z', 'projector')):
+            vectors = outputs[name].reshape(-1, outputs[name].shape[-1])  # [b p d] -> [n d]
+            for sign, value in spread(vectors, axis_name=DATA_AXIS).items():
+                metrics[f'{space}_{sign}'] = value
+        return metrics
 
     return jax.jit(_over_devices(measure, mesh, outputs=1))
 
 
 def forward(
-    encoder: nn.Module,
-    projector: nn.Module,
-    state: TrainState,
-    params: dict[str, Any],
-    x: jax.Array,
-    bags: tuple[int, int],
-) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-    """Embeds and projects a batch in training mode, inside shard_map over the data axis.
+    networks: Networks, variables: dict[str, Variables], x: jax.Array, bags: tuple[int, int]
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Passes a batch through the networks in training mode, inside shard_map over the data axis.
 
     Args:
-      state: its statistics are updated, its parameters not used.
-      params: {'encoder', 'projector'}.
+      networks: those that `variables` has are applied, one to the other's output.
+      variables: name of a network -> its variables.
       x: float [b*p h w c].
       bags: (b, p).
 
     Returns:
-      h [b*p d], z [b p k], and the new statistics {'encoder', 'projector'}.
+      Name of a network -> its output [b p d], and name -> its new statistics.
     """
-    (h, _), encoder_updates = encoder.apply(
-        {'params': params['encoder'], 'batch_stats': state.encoder['batch_stats']},
-        x,
-        train=True,
-        mutable=['batch_stats'],
-    )
-    (z, _), projector_updates = projector.apply(
-        {'params': params['projector'], 'batch_stats': state.projector['batch_stats']},
-        h,
-        train=True,
-        mutable=['batch_stats'],
-    )
-    stats = {
-        'encoder': encoder_updates.get('batch_stats', {}),
-        'projector': projector_updates.get('batch_stats', {}),
-    }
-    return h, z.reshape(*bags, -1), stats  # z [n k] -> [b p k]
+    outputs, stats = {}, {}
+    for name, network in networks._asdict().items():
+        if name in variables:
+            (x, _), updates = network.apply(variables[name], x, train=True, mutable=['batch_stats'])
+            outputs[name] = x.reshape(*bags, -1)  # [n d] -> [b p d]
+            stats[name] = updates.get('batch_stats', {})
+    return outputs, stats
 
 
-def _augmented(augment, key, step, patches):
+def _with_params(variables: dict[str, Variables], params: dict[str, Any]) -> dict[str, Variables]:
+    return {name: {**variables[name], 'params': params[name]} for name in variables}
+
+
+def _augmented(augment: Augment, key: jax.Array, step: jax.Array, patches: jax.Array) -> jax.Array:
     patches = patches.reshape(-1, *patches.shape[2:])  # [b p h w c] -> [n h w c]
     places = jax.lax.axis_index(DATA_AXIS) * len(patches) + jnp.arange(len(patches))
     return augment(jax.random.fold_in(key, step), patches, places)
 
 
-def _over_devices(function, mesh, outputs):
+def _over_devices(function: Callable, mesh: Mesh, outputs: int) -> Callable:
     """Replicated state, sharded patches -> `outputs` replicated results."""
     replicated, sharded = PartitionSpec(), PartitionSpec(DATA_AXIS)
     return jax.shard_map(

@@ -9,13 +9,13 @@ import pytest
 
 from bagssl_jax.augment import augment
 from bagssl_jax.models import make_encoder, make_projector
-from bagssl_jax.objectives import make_objective
+from bagssl_jax.objectives import OBJECTIVES, make_objective
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
-from bagssl_jax.training.state import create_state
+from bagssl_jax.training.optimizers import cosine_momentum
+from bagssl_jax.training.state import Networks, create_state
 from bagssl_jax.training.steps import make_spread_step, make_train_step
 
-ENCODER = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
-PROJECTOR = make_projector(widths=(16, 8), dtype='float32')
+OBJECTIVE_NAMES = sorted(OBJECTIVES)
 JITTER = functools.partial(augment, blur=0.5)
 
 
@@ -32,26 +32,37 @@ def patches():
     return (image + rng.integers(0, 76, (16, 3, 8, 8, 3))).astype(np.uint8)
 
 
+def networks_for(objective, dtype='float32'):
+    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype=dtype)
+    predictor = make_projector(widths=(12, 8), dtype=dtype)
+    return Networks(
+        encoder,
+        make_projector(widths=(16, 8), dtype=dtype),
+        predictor if OBJECTIVES[objective].target else None,
+    )
+
+
 @functools.cache
-def compiled(devices, objective, augment, learning_rate):
+def compiled(devices, objective, augment, learning_rate, dtype='float32'):
     """The training step on the first `devices` devices, and a fresh state on the host."""
     optimizer = optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+    networks = networks_for(objective, dtype)
     step = make_train_step(
-        ENCODER,
-        PROJECTOR,
+        networks,
         make_objective(objective, {}),
         optimizer,
         augment,
+        cosine_momentum(0.9, 10),
         key=jax.random.key(3),
         mesh=make_mesh(jax.devices()[:devices]),
     )
-    return step, jax.device_get(create_state(ENCODER, PROJECTOR, optimizer, 0))
+    return step, jax.device_get(create_state(networks, optimizer, 0))
 
 
-def build(devices, objective, augment=JITTER, learning_rate=1e-3):
+def build(devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32'):
     """A fresh state on the first `devices` devices, its step, and where its batches lie."""
     mesh = make_mesh(jax.devices()[:devices])
-    step, state = compiled(devices, objective, augment, learning_rate)
+    step, state = compiled(devices, objective, augment, learning_rate, dtype)
     return jax.device_put(state, replicated(mesh)), step, batch_sharded(mesh)
 
 
@@ -64,7 +75,7 @@ def run(devices, objective, patches, steps=2, **options):
     return jax.device_get((state, history))
 
 
-@pytest.mark.parametrize('objective', ['tcr', 'vicreg'])
+@pytest.mark.parametrize('objective', OBJECTIVE_NAMES)
 def test_eight_devices_equal_one(objective, patches):
     state, history = run(8, objective, patches)
     expected_state, expected_history = run(1, objective, patches)
@@ -88,14 +99,14 @@ def test_eight_devices_have_the_gradient_of_one_plain_function(objective, patche
         return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5)
 
     def loss(kernel, h):
-        params = before.projector['params']
+        params = before.online['projector']['params']
         x = jnp.maximum(normalised(h @ params['dense1']['kernel']), 0)
         z = x @ kernel + params['dense2']['bias'].reshape(1, -1)
-        return make_objective(objective, {})(z.reshape(16, 3, -1))[0]
+        return make_objective(objective, {}).loss(z.reshape(16, 3, -1))[0]
 
     with jax.numpy_rank_promotion('allow'):
         x = (jnp.asarray(patches, jnp.float32).reshape(-1, 8, 8, 3) / 255 - 0.5) / 0.5
-        params = before.encoder['params']
+        params = before.online['encoder']['params']
         for i in range(4):
             x = jax.lax.conv_general_dilated(
                 x,
@@ -106,11 +117,11 @@ def test_eight_devices_have_the_gradient_of_one_plain_function(objective, patche
             )
             flat = x.reshape(-1, x.shape[-1])
             x = jnp.maximum(normalised(flat), 0).reshape(x.shape)
-        kernel = before.projector['params']['dense2']['kernel']
+        kernel = before.online['projector']['params']['dense2']['kernel']
         value, gradient = jax.value_and_grad(loss)(kernel, x.mean(axis=(1, 2)))
     np.testing.assert_allclose(metrics['loss'], value, rtol=1e-4)
     # Nesterov's first update is -(1 + momentum) times the gradient.
-    moved = (after.projector['params']['dense2']['kernel'] - kernel) / -1.9
+    moved = (after.online['projector']['params']['dense2']['kernel'] - kernel) / -1.9
     np.testing.assert_allclose(moved, gradient, rtol=1e-3, atol=1e-4 * abs(gradient).max())
 
 
@@ -120,12 +131,12 @@ def test_statistics_are_those_of_the_global_batch(patches):
     initial, _, _ = build(1, 'vicreg')
     conv = jax.lax.conv_general_dilated(
         jnp.asarray(x, jnp.float32),
-        initial.encoder['params']['conv1']['kernel'],
+        initial.online['encoder']['params']['conv1']['kernel'],
         (1, 1),
         'SAME',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    stats = state.encoder['batch_stats']['norm1']
+    stats = state.online['encoder']['batch_stats']['norm1']
     np.testing.assert_allclose(stats['mean'], 0.1 * conv.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * conv.var(axis=(0, 1, 2)), rtol=1e-4)
 
@@ -159,7 +170,7 @@ def test_augmentation_differs_between_steps(patches):
 def test_the_state_is_donated(patches):
     state, step, sharding = build(1, 'tcr')
     step(state, jax.device_put(patches, sharding))
-    assert state.encoder['params']['conv1']['kernel'].is_deleted()
+    assert state.online['encoder']['params']['conv1']['kernel'].is_deleted()
 
 
 def test_spread_is_of_the_global_batch(patches):
@@ -167,24 +178,45 @@ def test_spread_is_of_the_global_batch(patches):
     for devices in (1, 8):
         state, _, sharding = build(devices, 'tcr')
         mesh = make_mesh(jax.devices()[:devices])
-        measure = make_spread_step(ENCODER, PROJECTOR, plain, key=jax.random.key(3), mesh=mesh)
+        measure = make_spread_step(networks_for('tcr'), plain, key=jax.random.key(3), mesh=mesh)
         measured.append(measure(state, jax.device_put(patches, sharding)))
     chex.assert_trees_all_close(*jax.device_get(measured), rtol=1e-3)
     assert measured[0].keys() == {'h_std', 'h_effective_rank', 'z_std', 'z_effective_rank'}
     assert 1 < measured[0]['h_effective_rank'] <= 32  # the embedding is 32 wide
 
 
-def test_bfloat16_compute_agrees_to_its_precision(patches):
-    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='bfloat16')
-    projector = make_projector(widths=(16, 8), dtype='bfloat16')
-    mesh, optimizer = make_mesh(), optax.sgd(1.0)
-    objective = make_objective('vicreg', {})
-    options = {'key': jax.random.key(0), 'mesh': mesh}
-    step = make_train_step(encoder, projector, objective, optimizer, plain, **options)
-    state = jax.device_put(create_state(encoder, projector, optimizer, 0), replicated(mesh))
-    state, metrics = step(state, jax.device_put(patches, batch_sharded(mesh)))
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.encoder)} == {jnp.dtype('float32')}
-    _, [expected] = run(8, 'vicreg', patches, steps=1, augment=plain, learning_rate=1.0)
+@pytest.mark.parametrize('objective', OBJECTIVE_NAMES)
+def test_bfloat16_compute_agrees_to_its_precision(objective, patches):
+    state, [metrics] = run(8, objective, patches, steps=1, dtype='bfloat16')
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.online)} == {jnp.dtype('float32')}
+    _, [expected] = run(8, objective, patches, steps=1)
     # bfloat16 has 8 significant bits; a few roundings add up.
     assert metrics['loss'] != expected['loss']
-    np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=0.03)
+    np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=0.03, atol=0.03)
+
+
+def test_the_target_follows_by_its_momentum_and_gets_no_gradient(patches):
+    before, step, sharding = build(8, 'byol')
+    initial = jax.device_get(before)
+    chex.assert_trees_all_equal(
+        initial.target, {name: initial.online[name] for name in ('encoder', 'projector')}
+    )
+    batch = jax.device_put(patches, sharding)
+    first = jax.device_get(step(before, batch)[0])
+    second = jax.device_get(step(jax.device_put(first, replicated(make_mesh())), batch)[0])
+    # 1 - (1 - 0.9) (cos(pi step / 10) + 1) / 2 at step 0 and 1
+    for old, new, keep in ((initial, first, 0.9), (first, second, 0.9024471741852423)):
+        for name in ('encoder', 'projector'):
+            expected = jax.tree.map(
+                lambda target, online, keep=keep: keep * target + (1 - keep) * online,
+                old.target[name]['params'],
+                new.online[name]['params'],
+            )
+            chex.assert_trees_all_close(new.target[name]['params'], expected, rtol=1e-5, atol=1e-7)
+    assert second.online.keys() == {'encoder', 'projector', 'predictor'}
+
+
+def test_most_objectives_have_neither_target_nor_predictor():
+    state, _, _ = build(8, 'tcr')
+    assert state.target == {}
+    assert state.online.keys() == {'encoder', 'projector'}

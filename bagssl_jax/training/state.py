@@ -14,7 +14,7 @@ Variables = dict[str, Any]
 
 
 class Networks(NamedTuple):
-    """The Linen modules of a training, in the order of the data; few objectives have a predictor."""
+    """The Linen modules of a training, in the order of the data; few have a predictor."""
 
     encoder: nn.Module
     projector: nn.Module

@@ -2,25 +2,48 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from bagssl_jax.errors import InputError
+from bagssl_jax.objectives.barlow import barlow
+from bagssl_jax.objectives.byol import byol
+from bagssl_jax.objectives.simclr import simclr
+from bagssl_jax.objectives.spectral import spectral
 from bagssl_jax.objectives.tcr import tcr
 from bagssl_jax.objectives.vicreg import vicreg
 
-Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
-OBJECTIVES: dict[str, Objective] = {'tcr': tcr, 'vicreg': vicreg}
+class Objective(NamedTuple):
+    """A loss, and what it is a loss of.
+
+    loss: (z, axis_name=...) -> (loss, terms); where `target` is true,
+      (prediction, target, axis_name=...) -> (loss, terms).
+    target: the loss is of a predictor's output and a momentum network's projection.
+    """
+
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    target: bool = False
+
+
+OBJECTIVES: dict[str, Objective] = {
+    'barlow': Objective(barlow),
+    'byol': Objective(byol, target=True),
+    'simclr': Objective(simclr),
+    'spectral': Objective(spectral),
+    'tcr': Objective(tcr),
+    'vicreg': Objective(vicreg),
+}
 
 
 def make_objective(name: str, settings: Mapping[str, Any]) -> Objective:
-    """The objective of that name with its `settings` bound: (z, axis_name=...) -> (loss, terms).
+    """The objective of that name, with the `settings` bound to its loss.
 
     Raises:
       InputError: an unknown name.
     """
     if name not in OBJECTIVES:
         raise InputError(f'unknown objective {name!r}: choose from {", ".join(OBJECTIVES)}')
-    return functools.partial(OBJECTIVES[name], **settings)
+    objective = OBJECTIVES[name]
+    return objective._replace(loss=functools.partial(objective.loss, **settings))

@@ -66,5 +66,5 @@ def _small(config: ConfigDict) -> None:
     config.projector.widths = (512, 128)
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = 6e-3  # 3e-3 at 128 images a step
-    config.train.epochs = 30.0
+    config.train.epochs = 20.0
     config.probe.patches = (1, 4, 16)

@@ -11,6 +11,12 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 128
     config.patches.size = 16
     config.patches.count = 8
+    # The colours of a tile tell most about the photograph that it is from.
+    config.augment.brightness = 0.2
+    config.augment.contrast = 0.2
+    config.augment.saturation = 0.0
+    config.augment.hue = 0.0
+    config.augment.grey = 0.0
     config.encoder.name = 'tiny'
     config.encoder.width = 16
     config.projector.widths = (256, 64)
@@ -18,5 +24,5 @@ def get_config() -> ConfigDict:
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = 6e-3
     config.optimizer.weight_decay = 1e-4
-    config.train.epochs = 12.0
+    config.train.epochs = 24.0
     return config

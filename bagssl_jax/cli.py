@@ -5,7 +5,7 @@ import difflib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -16,24 +16,29 @@ from bagssl_jax.errors import InputError, Interrupted
 from bagssl_jax.workdir import read_config
 
 
-def run(program: Callable[[ConfigDict, str], None], usage: str, *, config_file: bool) -> None:
-    """Parses the command line, calls `program(config, workdir)`, and exits where that fails.
+def run(
+    program: Callable[..., None], usage: str, *, config_file: bool, extra_flags: Sequence[str] = ()
+) -> None:
+    """Parses the command line, calls `program(config, workdir, ...)`, and exits where that fails.
 
     Args:
       program: what to do.
       usage: printed by --help.
       config_file: whether --config=FILE gives the configuration; if not, it is the one that a
         training left in the workdir. --config.KEY=VALUE overrides either.
+      extra_flags: further flags, whose values (strings) `program` takes after the workdir.
     """
     with _one_line_errors():
         if {'--help', '-help', '-h'}.intersection(sys.argv):
             print(usage.strip())
         else:
-            program(*parse(sys.argv, config_file=config_file))
+            program(*parse(sys.argv, config_file=config_file, extra_flags=extra_flags))
 
 
-def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
-    """The configuration with its overrides, locked, and the workdir, from a command line.
+def parse(
+    argv: list[str], *, config_file: bool, extra_flags: Sequence[str] = ()
+) -> tuple[ConfigDict, str, *tuple[str, ...]]:
+    """The configuration with its overrides, locked, the workdir and the values of `extra_flags`.
 
     Raises:
       InputError: the command line, or the configuration that it names, is wrong.
@@ -42,6 +47,8 @@ def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
     flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=first)
     if config_file:
         flags.DEFINE_string('config', '', 'file of the configuration', flag_values=first)
+    for name in extra_flags:
+        flags.DEFINE_string(name, '', 'of this program', flag_values=first)
     overrides = _parsed(first, argv, known_only=True)
     if not first.workdir:
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
@@ -59,7 +66,7 @@ def parse(argv: list[str], *, config_file: bool) -> tuple[ConfigDict, str]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _tuple_of(kind, config[key], key) for key, kind in kinds.items()}
     config.update_from_flattened_dict(tuples)
-    return config.lock(), first.workdir
+    return config.lock(), first.workdir, *(first[name].value for name in extra_flags)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,15 @@
     python -m bagssl_jax.main --config=configs/cifar10.py:tcr --workdir=runs/cifar10_tcr \
         --config.data.dir=DIRECTORY_OF_PREPARED_TFDS_DATA_SETS
 
-Arguments, separated by commas: `tcr` or `vicreg`, and `small`.
+Arguments, separated by commas: the objective (any that configs/default.py lists), and of
+`multiscale` and `small` what is wanted.
 
 `tcr` is EMP-SSL's recipe (arXiv 2304.03977, which reports linear .806 after 1 epoch and .931
 after 30): 20 patches of a quarter of the image, resized to 32x32, ResNet-18, LARS, here without
-LARC's clipping. `vicreg` has the objective and a projector of VICReg. Both want an accelerator.
+LARC's clipping. The others differ from it in the objective, a projector of three times 2048 and a
+warm-up. All want an accelerator.
 
+`multiscale` trains on RandomResizedCrop instead of patches of one scale: the usual baseline.
 `small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images.
 """
 
@@ -17,17 +20,20 @@ from ml_collections import ConfigDict
 from bagssl_jax.errors import InputError
 from configs import default
 
-OBJECTIVES = ('tcr', 'vicreg')
+OPTIONS = ('multiscale', 'small')
 
 
 def get_config(arguments: str = 'tcr') -> ConfigDict:
-    words = arguments.split(',')
-    unknown = [word for word in words if word not in (*OBJECTIVES, 'small')]
-    if unknown:
-        known = ', '.join((*OBJECTIVES, 'small'))
-        raise InputError(f'unknown argument {unknown[0]!r}: choose from {known}')
     config = default.get_config()
-    config.objective.name = next((word for word in words if word in OBJECTIVES), 'tcr')
+    objectives = [key for key in config.objective if key != 'name']
+    words = arguments.split(',')
+    for word in words:
+        if word not in (*objectives, *OPTIONS):
+            known = ', '.join((*objectives, *OPTIONS))
+            raise InputError(f'unknown argument {word!r}: choose from {known}')
+    config.objective.name = next((word for word in words if word in objectives), 'tcr')
+    config.crops = 'multiscale' if 'multiscale' in words else 'fixed'
+    config.multiscale.scale = (0.2, 1.0)
     config.data.name = 'cifar10'
     config.patches.scale = 0.25
     if 'small' in words:
@@ -52,8 +58,9 @@ def _resnet(config: ConfigDict) -> None:
     config.optimizer.warmup_epochs = 0.0
     config.train.epochs = 30.0
     config.projector.widths = (4096, 4096, 1024)
-    if config.objective.name == 'vicreg':
+    if config.objective.name != 'tcr':
         config.projector.widths = (2048, 2048, 2048)
+        config.predictor.widths = (4096, 2048)
         config.optimizer.warmup_epochs = 1.0
 
 
@@ -61,9 +68,11 @@ def _small(config: ConfigDict) -> None:
     config.data.train_split = 'train[:10000]'
     config.data.batch_size = 128
     config.patches.count = 8
+    config.patches.resize = 16  # what multi-scale crops become; fixed ones have that size
     config.encoder.name = 'tiny'
     config.encoder.width = 32
     config.projector.widths = (512, 128)
+    config.predictor.widths = (512, 128)
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = 6e-3  # 3e-3 at 128 images a step
     config.train.epochs = 20.0

@@ -57,7 +57,14 @@ def get_config() -> ConfigDict:
     target.momentum = 0.996  # at the start; a cosine leads to 1
 
     config.objective = objective = ConfigDict()
-    objective.name = 'tcr'  # 'tcr' or 'vicreg'
+    objective.name = 'tcr'  # 'barlow', 'byol', 'simclr', 'spectral', 'tcr' or 'vicreg'
+    objective.barlow = barlow = ConfigDict()
+    barlow.off_diagonal_weight = 0.0051
+    objective.byol = ConfigDict()
+    objective.simclr = simclr = ConfigDict()
+    simclr.temperature = 0.5
+    objective.spectral = spectral = ConfigDict()
+    spectral.weight = 1.0  # w: longer projections for a smaller one
     objective.tcr = tcr = ConfigDict()
     tcr.invariance_weight = 200.0
     tcr.eps = 0.2  # distortion

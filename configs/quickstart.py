@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 128
     config.patches.size = 16
     config.patches.count = 8
+    config.patches.resize = 16  # what --config.crops=multiscale resizes to
     # The colours of a tile tell most about the photograph that it is from.
     config.augment.brightness = 0.2
     config.augment.contrast = 0.2
@@ -20,6 +21,7 @@ def get_config() -> ConfigDict:
     config.encoder.name = 'tiny'
     config.encoder.width = 16
     config.projector.widths = (256, 64)
+    config.predictor.widths = (256, 64)
     config.objective.name = 'tcr'
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = 6e-3

@@ -7,8 +7,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe'],
+    ['main', 'probe', 'analyze'],
     ['cli'],
+    ['analysis'],
     ['training', 'evaluation'],
     ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse'],
     ['parallel', 'records', 'workdir'],
@@ -19,9 +20,10 @@ ONLY_IN = {
     'orbax': {'checkpoints'},
     'grain': {'data'},
     'tensorflow_datasets': {'data'},
-    'matplotlib': {'evaluation'},
+    'matplotlib': {'analysis', 'evaluation'},
+    'sklearn': {'analysis'},
     'absl': {'cli', 'data'},
-    'ml_collections': {'cli', 'main', 'training', 'evaluation'},
+    'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis'},
 }
 
 

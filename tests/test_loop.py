@@ -94,6 +94,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_run(config, tmp_path, finished)
 
 
+@pytest.mark.slow
+def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch):
+    config = shrunk('--config.objective.name=byol', '--config.crops=multiscale')
+    train(config, str(tmp_path / 'uninterrupted'))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(Interrupted):
+            train(config, str(tmp_path / 'resumed'))
+    train(config, str(tmp_path / 'resumed'))
+    assert_same_run(config, tmp_path / 'resumed', tmp_path / 'uninterrupted')
+
+
+# A future of tensorstore's, which nobody awaits, may report the damage once more.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_resumes_from_the_checkpoint_before_a_damaged_one(finished, config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, signal.SIGINT)
@@ -140,6 +154,18 @@ def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_pat
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items))
 
 
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('predictor.widths=(12,9)', r'predictor.widths=.*12, 9\) must end'),
+        ('target.momentum=1.5', r'target.momentum=1.5 must be between 0 and 1'),
+    ],
+)
+def test_an_unusable_target_network_is_refused(shrunk, tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        train(shrunk('--config.objective.name=byol', f'--config.{override}'), str(tmp_path))
+
+
 def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
     with pytest.raises(InputError, match=r'optimizer.learning_rate=.*, not 0.5'):
         train(shrunk('--config.optimizer.learning_rate=0.5'), str(finished))
@@ -160,6 +186,7 @@ def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
         ('augment.grey=2', r'augment.grey'),
         ('train.epochs=0', r'train.epochs=0.0 is no step'),
         ('train.log_every=0', r'train.log_every=0'),
+        ('crops=random', r"unknown crops 'random': choose from fixed, multiscale"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_before_anything_is_written(

@@ -154,7 +154,10 @@ def refused(capsys, monkeypatch, module, *arguments):
             ['--config.data.name=cifar10', '--config.data.dir=/'],
             "'cifar10': not prepared in data.dir=/",
         ),
-        (['--config.objective.name=simsiam'], 'choose from tcr, vicreg'),
+        (
+            ['--config.objective.name=simsiam'],
+            'choose from barlow, byol, simclr, spectral, tcr, vicreg',
+        ),
         (['--config.encoder.name=vit'], 'choose from resnet18, resnet34, resnet50, tiny'),
         (['--config.patches.size=64'], 'does not fit into an image of 48x48'),
         (['--config.patches.count=1'], 'two patches or more'),

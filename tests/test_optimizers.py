@@ -4,7 +4,7 @@ import optax
 import pytest
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.training.optimizers import make_optimizer, warmup_cosine
+from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 
 PARAMS = {'kernel': jnp.array([[3.0, 4.0]]), 'bias': jnp.array([2.0])}
 GRADS = {'kernel': jnp.array([[0.6, 0.8]]), 'bias': jnp.array([0.5])}
@@ -59,3 +59,13 @@ def test_without_warmup_the_first_step_has_the_peak():
 def test_a_warmup_as_long_as_the_training_is_refused():
     with pytest.raises(InputError, match=r'optimizer.warmup_epochs'):
         warmup_cosine(peak=1.0, total_steps=5, warmup_steps=5, end_factor=0.0)
+
+
+def test_momentum_rises_to_one_along_a_cosine():
+    momentum = cosine_momentum(0.996, 100)
+    # 1 - 0.004 (cos(pi step / 100) + 1) / 2
+    np.testing.assert_allclose(
+        [momentum(step) for step in (0, 25, 50, 100)],
+        [0.996, 0.99658579, 0.998, 1.0],
+        rtol=1e-6,
+    )

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bagssl_jax.objectives.tcr import _normalized
+from bagssl_jax.objectives.vectors import normalized
 from bagssl_jax.parallel import mean_over
 
 
@@ -36,8 +36,8 @@ def byol(
     Returns:
       The loss, float32 [], and 'similarity', the mean cosine, in [-1, 1] and better when larger.
     """
-    prediction = _normalized(prediction.astype(jnp.float32))
-    target = jax.lax.stop_gradient(_normalized(target.astype(jnp.float32)))
+    prediction = normalized(prediction.astype(jnp.float32))
+    target = jax.lax.stop_gradient(normalized(target.astype(jnp.float32)))
     patches = prediction.shape[1]
     # The cosines of q_i with all z'_j, j != i, add up to its product with their sum.
     others = (jnp.sum(target, axis=1, keepdims=True) - target) / (patches - 1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from bagssl_jax.objectives.vectors import normalized
 from bagssl_jax.parallel import axis_size, mean_over, sum_over
 
 
@@ -35,11 +36,11 @@ def tcr(
       The loss, float32 [], and the unweighted terms 'similarity' (in [-1, 1]) and 'coding_rate',
       both better when larger.
     """
-    z = _normalized(z.astype(jnp.float32))
+    z = normalized(z.astype(jnp.float32))
     images, _, width = z.shape
     images *= axis_size(axis_name)
 
-    bag_mean = _normalized(jnp.mean(z, axis=1, keepdims=True))
+    bag_mean = normalized(jnp.mean(z, axis=1, keepdims=True))
     cosines = jnp.sum(z * bag_mean, axis=-1)  # [b p k] -> [b p]
     similarity = mean_over(jnp.mean(cosines), axis_name)
 
@@ -52,9 +53,3 @@ def tcr(
 
     loss = -invariance_weight * similarity - coding_rate
     return loss, {'similarity': similarity, 'coding_rate': coding_rate}
-
-
-def _normalized(x: jax.Array) -> jax.Array:
-    """`x` over its L2 norm along the last axis; the gradient is finite also at zero."""
-    squares = jnp.sum(x**2, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-16))

@@ -159,6 +159,11 @@ def _build(config: ConfigDict, schedule: optax.Schedule, total: int, mesh: Mesh)
     name, dtype = config.objective.name, config.encoder.dtype
     objective = make_objective(name, config.objective.get(name, {}))
     predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
+    if predictor is not None and config.predictor.widths[-1] != config.projector.widths[-1]:
+        raise InputError(
+            f'predictor.widths={config.predictor.widths} must end, as projector.widths='
+            f'{config.projector.widths} does, in the width of the projection'
+        )
     networks = Networks(
         make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
     )

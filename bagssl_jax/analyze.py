@@ -1,0 +1,14 @@
+"""Looks into a training: what its newest checkpoint has learned.
+
+    python -m bagssl_jax.analyze --what=cooccurrence --workdir=DIR [--config.KEY=VALUE ...]
+
+--what=cooccurrence runs the theorem that the spectral loss learns which patches occur together: in
+a small world whose truth is known, and on the training patches. It writes DIR/cooccurrence.json,
+DIR/figures/cooccurrence_known.png and DIR/figures/cooccurrence_patches.png.
+"""
+
+from bagssl_jax import cli
+from bagssl_jax.analysis import analyze
+
+if __name__ == '__main__':
+    cli.run(analyze, __doc__, config_file=False, extra_flags=['what'])

@@ -57,3 +57,18 @@ def create_state(
         target=jax.tree.map(jnp.copy, target),
         opt_state=optimizer.init(params),
     )
+
+
+def to_items(state: TrainState) -> dict[str, Any]:
+    """The state as checkpoint items, so that the encoder can be read alone."""
+    online = dict(state.online)
+    items = {name: online.pop(name) for name in ('encoder', 'projector')}
+    rest = {'step': state.step, 'opt_state': state.opt_state, 'target': state.target}
+    return {**items, 'training': {**rest, 'online': online}}
+
+
+def from_items(items: dict[str, Any]) -> TrainState:
+    """The state whose items these are."""
+    online = {'encoder': items['encoder'], 'projector': items['projector']}
+    rest = dict(items['training'])
+    return TrainState(online={**online, **rest.pop('online')}, **rest)

@@ -1,0 +1,136 @@
+"""From a configuration to what the loop runs; whatever is wrong with it is found here."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from bagssl_jax.augment import augment
+from bagssl_jax.data import pipeline, sources
+from bagssl_jax.errors import InputError
+from bagssl_jax.models import make_encoder, make_projector
+from bagssl_jax.objectives import make_objective
+from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
+from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
+from bagssl_jax.training.state import Networks, TrainState, create_state
+from bagssl_jax.training.steps import make_spread_step, make_train_step
+
+
+class Training(NamedTuple):
+    """What a configuration describes, ready to run on `mesh`."""
+
+    mesh: Mesh
+    source: sources.Source
+    crops: pipeline.RandomMap
+    total_steps: int
+    schedule: optax.Schedule  # step -> learning rate
+    state: TrainState  # fresh
+    step: Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+    spread: Callable[[TrainState, jax.Array], dict[str, jax.Array]]
+
+
+def set_up(config: ConfigDict) -> Training:
+    """Builds everything, on all devices, and writes nothing.
+
+    Raises:
+      InputError: the configuration cannot be carried out.
+    """
+    mesh = make_mesh()
+    _check(config, mesh)
+    source, transform = _open_data(config)
+    per_epoch = pipeline.steps_per_epoch(source, config.data.batch_size)
+    total = config.train.steps or round(config.train.epochs * per_epoch)
+    if total < 1:
+        raise InputError(
+            f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
+        )
+    schedule = _schedule(config, total, per_epoch)
+    return Training(
+        mesh, source, transform, total, schedule, *_build(config, schedule, total, mesh)
+    )
+
+
+def _check(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises InputError for a number out of its range."""
+    check_batch_size(config.data.batch_size, mesh, 'data.batch_size')
+    if config.patches.count < 2:
+        raise InputError(
+            f'patches.count={config.patches.count}: an image needs two patches or more'
+        )
+    for group, key, least in (
+        ('data', 'workers', 0),
+        ('train', 'steps', 0),
+        ('train', 'log_every', 1),
+        ('train', 'checkpoint_every', 1),
+        ('train', 'keep', 1),
+    ):
+        if config[group][key] < least:
+            raise InputError(f'{group}.{key}={config[group][key]} must be at least {least}')
+
+
+def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomMap]:
+    """The training source, and the transform that cuts its patches; both known to fit."""
+    source = sources.load(
+        config.data.name,
+        config.data.train_split,
+        data_dir=config.data.dir,
+        in_memory=config.data.in_memory,
+    )
+    first = source[0]
+    transform = pipeline.make_crops(config.crops, config.patches, config.multiscale)
+    transform.random_map(first, np.random.default_rng(0))
+    return source, transform
+
+
+def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
+    optimizer = config.optimizer
+    return warmup_cosine(
+        peak=optimizer.learning_rate * config.data.batch_size / 256,
+        total_steps=total,
+        warmup_steps=round(optimizer.warmup_epochs * per_epoch),
+        end_factor=optimizer.end_factor,
+    )
+
+
+def _build(
+    config: ConfigDict, schedule: optax.Schedule, total: int, mesh: Mesh
+) -> tuple[TrainState, Callable, Callable]:
+    """The fresh state, the training step and the measure of spread."""
+    name, dtype = config.objective.name, config.encoder.dtype
+    objective = make_objective(name, config.objective.get(name, {}))
+    predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
+    if predictor is not None and config.predictor.widths[-1] != config.projector.widths[-1]:
+        raise InputError(
+            f'predictor.widths={config.predictor.widths} must end, as projector.widths='
+            f'{config.projector.widths} does, in the width of the projection'
+        )
+    networks = Networks(
+        make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
+    )
+    optimizer = make_optimizer(
+        config.optimizer.name,
+        schedule,
+        weight_decay=config.optimizer.weight_decay,
+        momentum=config.optimizer.momentum,
+        trust_coefficient=config.optimizer.trust_coefficient,
+    )
+    transform = functools.partial(augment, **config.augment)
+    # Refuses settings out of their range now, and not after the first file is written.
+    jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
+    options = {'key': jax.random.fold_in(jax.random.key(config.seed), 1000), 'mesh': mesh}
+    step_fn = make_train_step(
+        networks,
+        objective,
+        optimizer,
+        transform,
+        cosine_momentum(config.target.momentum, total),
+        **options,
+    )
+    spread_fn = make_spread_step(networks, transform, **options)
+    state = create_state(networks, optimizer, config.seed)
+    return jax.device_put(state, replicated(mesh)), step_fn, spread_fn

@@ -1,0 +1,340 @@
+"""Co-occurrence, run: in a world where the truth is known, and on the patches of a training.
+
+On real patches the truth is counted: pixels are quantised to codes, and how often two codes occur
+in one image, against independence, is compared with the inner products of their projections. The
+theorem is about single patches, but it averages: if w z1 . z2 is the ratio of patches, then its
+mean over the patches of two codes is the ratio of the codes, and that mean is the inner product
+of the codes' mean vectors.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.stats
+import tqdm
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from bagssl_jax.analysis import discrete_world
+from bagssl_jax.checkpoints import restore_items
+from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.bags import make_embed
+from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
+
+THUMBNAIL = 8
+
+
+def cooccurrence(config: ConfigDict, workdir: str) -> None:
+    """Runs the theorem in the known world, and on the newest checkpoint in `workdir`.
+
+    Prints two tables; writes figures/cooccurrence_known.png, figures/cooccurrence_patches.png,
+    and cooccurrence.json: 'dataset', 'step', and 'rows', whose 'part' is 'known' or 'identity'
+    (keys in `discrete_world.known_truth`) or 'patches' (keys in `compare_patches`).
+
+    Raises:
+      InputError: there is no checkpoint, scikit-learn is not installed, or the training images
+        are too few.
+    """
+    step, compared, patches_figure = compare_patches(config, workdir)
+    known, known_figure = discrete_world.known_truth()
+    results = {'dataset': config.data.name, 'step': step, 'rows': known + compared}
+    directory = pathlib.Path(workdir)
+    (directory / 'cooccurrence.json').write_text(json.dumps(results, indent=1) + '\n')
+    figures = directory / 'figures'
+    figures.mkdir(exist_ok=True)
+    known_figure.savefig(figures / 'cooccurrence_known.png')
+    patches_figure.savefig(figures / 'cooccurrence_patches.png')
+    print(discrete_world.table(known))
+    print()
+    print(table(results))
+
+
+def compare_patches(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    images: int = 2000,
+    patches: int = 16,
+    codes: int = 64,
+    min_expected: float = 20.0,
+) -> tuple[int, list[dict[str, Any]], Figure]:
+    """Compares how codes of training patches co-occur with the inner products of projections.
+
+    Of each encoder, two inner products are compared. The plain one takes z at unit length, as
+    most objectives do before they compare: only then do z of different objectives, and of an
+    encoder that was never trained, mean the same. (One trained with L_S loses its lengths, which
+    it uses; all are treated alike.) The centered one then subtracts the mean of z. At the minimum
+    of L_S that takes nothing away: sum_j p_j ratio_ij = 1, so w z_i . mean = 1, and
+    w (z_i - mean) . (z_j - mean) = ratio_ij - 1. Other objectives leave the mean free (VICReg
+    and Barlow Twins do not see it), and it can hide what they learned.
+
+    Memory is that of the patches' thumbnails, and of one batch.
+
+    Args:
+      config: the run's own.
+      workdir: of the run.
+      images: at most so many training images, chosen at random.
+      patches: an image's, on a grid; a square number.
+      codes: number of codes.
+      min_expected: pairs of codes are kept that independence would let occur this often.
+
+    Returns:
+      The checkpoint's step; a row for each inner product of each encoder: 'part' ('patches'),
+      'encoder' ('trained', 'untrained'), 'centered', 'spearman' (rank correlation with the
+      ratio, over pairs of codes), 'pairs' (of codes), 'codes', 'images', 'patches' (an image's);
+      and the figure.
+
+    Raises:
+      InputError: as `cooccurrence`, or the configuration cannot be carried out.
+    """
+    mesh = make_mesh()
+    chunk = config.probe.batch_size
+    check_batch_size(chunk, mesh, 'probe.batch_size')
+    if chunk < patches:
+        raise InputError(f'probe.batch_size={chunk} is less than a bag of {patches}: raise it')
+    encoder = make_encoder(**config.encoder)
+    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
+    untrained = jax.device_put(init_variables(encoder, projector, config.seed), replicated(mesh))
+    step, trained = restore_items(workdir, untrained)
+
+    source = sources.load(
+        config.data.name,
+        config.data.train_split,
+        data_dir=config.data.dir,
+        in_memory=config.data.in_memory,
+    )
+    source = _Subset(source, images, seed=config.seed)
+    height, width = source[0]['image'].shape[:2]
+    side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
+    crops.grid_boxes(height, width, side=side, count=patches)
+    transform = pipeline.GridPatches(**{**config.patches, 'count': patches})
+
+    def bags():
+        progress = tqdm.tqdm(total=len(source), desc='patches', unit=' images', file=sys.stderr)
+        with progress:
+            for bag, _ in pipeline.bag_batches(source, transform, batch_size=chunk // patches):
+                yield bag
+                progress.update(len(bag))
+
+    thumbnails = np.concatenate([_thumbnails(bag) for bag in bags()])  # [b p f]
+    code_of = quantize(thumbnails.reshape(-1, thumbnails.shape[-1]), codes, seed=config.seed)
+    code_of = code_of.reshape(thumbnails.shape[:2])  # [b p]
+    ratio, expected = cooccurrence_ratio(count_pairs(code_of, codes))
+    pairs = frequent_pairs(expected, min_expected)
+
+    encoders = {'trained': trained, 'untrained': untrained}
+    means = {name: CodeMeans(codes) for name in encoders}
+    embed = make_embed(encoder, projector)
+    start = 0
+    for bag in bags():
+        batch_codes = code_of[start : start + len(bag)].ravel()
+        start += len(bag)
+        on_devices = jax.device_put(_padded(bag, chunk), batch_sharded(mesh))
+        for name, variables in encoders.items():
+            z = np.asarray(embed(variables, on_devices)['z'])
+            means[name].add(z[: len(batch_codes)], batch_codes)
+
+    products = {
+        (name, centered): means[name].products(centered=centered)[pairs]
+        for centered in (False, True)
+        for name in encoders
+    }
+    rows = [
+        {
+            'part': 'patches',
+            'encoder': name,
+            'centered': centered,
+            'spearman': float(scipy.stats.spearmanr(ratio[pairs], product).statistic),
+            'pairs': len(product),
+            'codes': codes,
+            'images': len(source),
+            'patches': patches,
+        }
+        for (name, centered), product in products.items()
+    ]
+    return step, rows, _figure(ratio[pairs], products, rows)
+
+
+def quantize(pixels: np.ndarray, codes: int, *, seed: int) -> np.ndarray:
+    """The k-means code of every row of `pixels` [n f]: int [n], in [0, codes).
+
+    Raises:
+      InputError: scikit-learn is not installed, or there are fewer rows than codes.
+    """
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise InputError(
+            "quantising patches needs scikit-learn: pip install 'bagssl-jax[analysis]'"
+        ) from None
+    if len(pixels) < codes:
+        raise InputError(f'{len(pixels)} training patches are too few for {codes} codes')
+    pixels = pixels.astype(np.float32)
+    # Several threads would add up in an order that varies, and wait for each other.
+    with threadpool_limits(1):
+        kmeans = MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed)
+        return kmeans.fit(pixels).predict(pixels)
+
+
+def count_pairs(code_of: np.ndarray, codes: int) -> np.ndarray:
+    """How often code i and code j are those of two different patches of one image.
+
+    Args:
+      code_of: the code of every patch, int [b p].
+      codes: number of codes.
+
+    Returns:
+      float64 [codes codes], symmetric: b p (p - 1) ordered pairs in all.
+    """
+    images = len(code_of)
+    histograms = np.zeros((images, codes))
+    np.add.at(histograms, (np.arange(images)[:, None], code_of), 1)
+    # All ordered pairs of patches of an image, less every patch with itself.
+    return histograms.T @ histograms - np.diag(histograms.sum(axis=0))
+
+
+def cooccurrence_ratio(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p_ij / (p_i p_j) from counts n_ij [codes codes], 0 where p_i p_j is; and n p_i p_j."""
+    marginal = counts.sum(axis=1)
+    expected = np.outer(marginal, marginal) / counts.sum()
+    return np.divide(counts, expected, out=np.zeros_like(expected), where=expected > 0), expected
+
+
+def frequent_pairs(expected: np.ndarray, min_expected: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (i, j), i < j, of the pairs of codes with at least `min_expected`; [codes codes].
+
+    No code is paired with itself: patches of one code look alike by construction, so any smooth
+    encoder would make their inner products large.
+
+    Raises:
+      InputError: they are too few to correlate anything.
+    """
+    pairs = np.nonzero(np.triu(expected >= min_expected, k=1))
+    if len(pairs[0]) < 10:
+        raise InputError(
+            f'only {len(pairs[0])} pairs of codes are frequent enough to compare: give more '
+            'training images'
+        )
+    return pairs
+
+
+class CodeMeans:
+    """Gathers, over batches, the mean of the unit-length projections of each code."""
+
+    def __init__(self, codes: int):
+        self._codes = codes
+        self._sums = 0.0
+        self._counts = np.zeros(codes)
+
+    def add(self, z: np.ndarray, code_of: np.ndarray) -> None:
+        """Projections [n k] of any length, and their codes int [n]."""
+        lengths = np.linalg.norm(z, axis=1, keepdims=True)
+        one_hot = np.eye(self._codes)[code_of]  # [n codes]
+        self._sums = self._sums + one_hot.T @ (z / np.maximum(lengths, 1e-12))
+        self._counts += one_hot.sum(axis=0)
+
+    def products(self, *, centered: bool) -> np.ndarray:
+        """Mean z1 . z2 over patches of code i and of code j: [codes codes].
+
+        Centered, the mean z of all patches is subtracted from each before.
+        """
+        means = self._sums / np.maximum(self._counts, 1)[:, None]
+        if centered:
+            means -= self._sums.sum(axis=0) / self._counts.sum()
+        return means @ means.T
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A line for each encoder and inner product on real patches."""
+    rows = [row for row in results['rows'] if row['part'] == 'patches']
+    first = rows[0]
+    title = (
+        f'{results["dataset"]}, step {results["step"]:,}: {first["pairs"]:,} pairs of '
+        f'{first["codes"]} codes, {first["images"]:,} images of {first["patches"]} patches'
+    )
+    body = [
+        f'{row["encoder"]:<11}{"centered" if row["centered"] else "plain":<10}'
+        f'{row["spearman"]:>9.3f}'
+        for row in rows
+    ]
+    return '\n'.join([title, f'{"encoder":<11}{"z":<10}{"spearman":>9}', *body])
+
+
+class _Subset:
+    """Random images of a source, in its order; evenly spaced ones could miss whole classes."""
+
+    def __init__(self, source: sources.Source, count: int, *, seed: int):
+        chosen = np.random.default_rng(seed).permutation(len(source))[:count]
+        self._source = source
+        self._indices = np.sort(chosen)
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._indices[index])]
+
+
+def _padded(bag: np.ndarray, chunk: int) -> np.ndarray:
+    """[b p h w c] -> [chunk h w c], zeros at the end: one program serves every batch."""
+    flat = bag.reshape(-1, *bag.shape[2:])
+    padded = np.zeros((chunk, *flat.shape[1:]), np.uint8)
+    padded[: len(flat)] = flat
+    return padded
+
+
+def _thumbnails(bag: np.ndarray) -> np.ndarray:
+    """uint8 [b p h w c] -> [b p f]: the pixels that k-means sees.
+
+    Patches of 16x16 keep 99% of their variance at 8x8; larger ones would take memory that
+    grows with their area, for detail that no distance between pixels notices.
+    """
+    height, width = (min(THUMBNAIL, side) for side in bag.shape[2:4])
+    flat = bag.reshape(-1, *bag.shape[2:])
+    small = np.stack([crops.resized(patch, height, width) for patch in flat])
+    return small.reshape(*bag.shape[:2], -1)
+
+
+def _figure(
+    ratio: np.ndarray,
+    products: Mapping[tuple[str, bool], np.ndarray],
+    rows: list[dict[str, Any]],
+) -> Figure:
+    """Inner product against ratio: a column for each encoder, centered in the lower row.
+
+    The axis of ratios, whose tail is long, is logarithmic; pairs that never occurred stand at its
+    left end.
+    """
+    figure = Figure(figsize=(7, 6), dpi=200, layout='constrained')
+    grid = figure.subplots(2, 2, sharex=True, sharey='row')
+    smallest = ratio[ratio > 0].min()
+    never = 10 ** np.floor(np.log10(smallest)) / 3
+    shown = np.where(ratio > 0, ratio, never)
+    for row, ((name, centered), product) in zip(rows, products.items(), strict=True):
+        axes = grid[int(centered), int(name == 'untrained')]
+        color = 'C0' if name == 'trained' else '0.4'
+        axes.scatter(shown, product, s=5, color=color, alpha=0.4, linewidths=0, rasterized=True)
+        axes.axvline(1, color='0.85', linewidth=0.8, zorder=0)
+        axes.set_title(f'{name}: Spearman {row["spearman"]:.2f}', fontsize=10)
+        axes.set_xscale('log')
+        axes.spines[['top', 'right']].set_visible(False)
+    grid[0, 0].set_ylabel(r'mean $z_i \cdot z_j$')
+    grid[1, 0].set_ylabel(r'mean $(z_i - \bar z) \cdot (z_j - \bar z)$')
+    powers = np.arange(np.ceil(np.log10(smallest)), np.log10(ratio.max()) + 0.5)
+    ticks = [never, *10.0**powers]
+    for axes in grid[1]:
+        axes.set_xticks(ticks, ['0', *(f'{10.0**power:g}' for power in powers)])
+        axes.minorticks_off()
+    figure.supxlabel(
+        'times that two codes occur in one image / times expected if independent', fontsize=10
+    )
+    return figure

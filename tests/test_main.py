@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import REPOSITORY, SHRUNK
 
-from bagssl_jax import cli, main, probe
+from bagssl_jax import analyze, cli, main, probe
 from bagssl_jax.errors import InputError
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
@@ -221,6 +221,16 @@ def test_the_probe_refuses_bad_settings(capsys, monkeypatch, tmp_path, shrunk, o
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--config.{override}']
     assert message in refused(capsys, monkeypatch, probe, *arguments)
+
+
+@pytest.mark.parametrize('what', ['', 'coocurrence'])
+def test_an_unknown_analysis_lists_the_known(capsys, monkeypatch, tmp_path, shrunk, what):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    monkeypatch.setattr(sys, 'argv', ['analyze.py', f'--workdir={tmp_path}', f'--what={what}'])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(analyze.analyze, '', config_file=False, extra_flags=['what'])
+    assert stop.value.code == 2
+    assert f'unknown --what={what}: choose from cooccurrence' in capsys.readouterr().err
 
 
 def test_help_says_how(capsys, monkeypatch):

@@ -101,7 +101,9 @@ def compare_patches(
         raise InputError(f'probe.batch_size={chunk} is less than a bag of {patches}: raise it')
     encoder = make_encoder(**config.encoder)
     projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    untrained = jax.device_put(init_variables(encoder, projector, config.seed), replicated(mesh))
+    untrained = jax.device_put(
+        init_variables({'encoder': encoder, 'projector': projector}, config.seed), replicated(mesh)
+    )
     step, trained = restore_items(workdir, untrained)
 
     source = sources.load(

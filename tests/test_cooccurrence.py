@@ -196,7 +196,7 @@ def run(shrunk, tmp_path):
 @pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run, capsys):
     config, workdir = run
-    cooccurrence.cooccurrence(config, str(workdir))
+    cooccurrence.run(config, str(workdir))
     results = json.loads((workdir / 'cooccurrence.json').read_text())
     assert results['dataset'] == 'photos'
     assert results['step'] == 7
@@ -225,4 +225,4 @@ def test_a_run_leaves_numbers_and_figures(run, capsys):
 
 def test_a_workdir_without_a_checkpoint_is_refused(shrunk, tmp_path):
     with pytest.raises(InputError, match='no checkpoint'):
-        cooccurrence.cooccurrence(shrunk(), str(tmp_path))
+        cooccurrence.run(shrunk(), str(tmp_path))

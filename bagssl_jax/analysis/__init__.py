@@ -2,10 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.analysis.cooccurrence import cooccurrence
+from bagssl_jax.analysis import cooccurrence
 from bagssl_jax.errors import InputError
 
-ANALYSES = {'cooccurrence': cooccurrence}
+ANALYSES = {'cooccurrence': cooccurrence.run}
 
 
 def analyze(config: ConfigDict, workdir: str, what: str) -> None:

@@ -31,7 +31,7 @@ from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, repl
 THUMBNAIL = 8
 
 
-def cooccurrence(config: ConfigDict, workdir: str) -> None:
+def run(config: ConfigDict, workdir: str) -> None:
     """Runs the theorem in the known world, and on the newest checkpoint in `workdir`.
 
     Prints two tables; writes figures/cooccurrence_known.png, figures/cooccurrence_patches.png,
@@ -92,7 +92,7 @@ def compare_patches(
       and the figure.
 
     Raises:
-      InputError: as `cooccurrence`, or the configuration cannot be carried out.
+      InputError: as `run`, or the configuration cannot be carried out.
     """
     mesh = make_mesh()
     chunk = config.probe.batch_size

@@ -5,6 +5,7 @@ on, as JSON. Orbax writes it asynchronously and atomically. It restores a damage
 so a digest of every item is saved beside the items and checked on the way back.
 """
 
+import copy
 import logging
 import pathlib
 import textwrap
@@ -34,10 +35,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         digests = {name: int(_digest(tree)) for name, tree in items.items()}
+        # A copy: it is written in the background, while the caller goes on.
+        meta = copy.deepcopy({'digests': digests, 'position': position})
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                meta=ocp.args.JsonSave({'digests': digests, 'position': position}),
+                meta=ocp.args.JsonSave(meta),
                 **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
             ),
         )

@@ -55,13 +55,13 @@ def augment(
     it for each image: one order is one fused program, 24 orders would be 24 to select from.
 
     Args:
-        key: a `jax.random.key` that the caller has folded from (seed, step).
-        patches: [n h w 3], uint8, or floating in [0, 1].
-        indices: int32 [n], each patch's place in the global batch. A patch's factors depend on
-            (key, index) alone, so that the result does not depend on how the batch is sharded.
+      key: a `jax.random.key` that the caller has folded from (seed, step).
+      patches: [n h w 3], uint8, or floating in [0, 1].
+      indices: int32 [n], each patch's place in the global batch. A patch's factors depend on
+        (key, index) alone, so that the result does not depend on how the batch is sharded.
 
     Returns:
-        float32 [n h w 3] in [0, 1]. A patch to which nothing is applied keeps its exact values.
+      float32 [n h w 3] in [0, 1]. A patch to which nothing is applied keeps its exact values.
     """
     chances = {'flip': flip, 'jitter': jitter, 'grey': grey, 'blur': blur, 'solarize': solarize}
     strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}

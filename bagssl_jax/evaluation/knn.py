@@ -35,16 +35,16 @@ def knn(
     than five classes have any.
 
     Args:
-        train_x, test_x: float [n d] and [m d].
-        train_y, test_y: integer [n] and [m], in [0, num_classes).
-        num_classes: c.
-        k: neighbours; all n where n is smaller.
-        temperature: of the weights.
-        chunk: rows of either split at a time.
+      train_x, test_x: float [n d] and [m d].
+      train_y, test_y: integer [n] and [m], in [0, num_classes).
+      num_classes: c.
+      k: neighbours; all n where n is smaller.
+      temperature: of the weights.
+      chunk: rows of either split at a time.
 
     Raises:
-        InputError: features that are not finite.
-        ValueError: misaligned shapes, labels out of range, k, chunk or temperature not positive.
+      InputError: features that are not finite.
+      ValueError: misaligned shapes, labels out of range, k, chunk or temperature not positive.
     """
     train_x, train_y = checked(train_x, train_y, num_classes, 'training')
     test_x, test_y = checked(test_x, test_y, num_classes, 'test')
@@ -80,7 +80,7 @@ def knn_votes(
     Arguments as for `knn`, features float32 and finite.
 
     Raises:
-        ValueError: widths that differ; k, chunk or temperature not positive.
+      ValueError: widths that differ; k, chunk or temperature not positive.
     """
     train_x, test_x = _unit_rows(train_x), _unit_rows(test_x)
     if train_x.shape[1] != test_x.shape[1]:

@@ -49,17 +49,17 @@ def fit_linear(
     both sides. A class of two or more is on both sides, a class of one is only fitted.
 
     Args:
-        train_x, test_x: float [n d] and [m d].
-        train_y, test_y: integer [n] and [m], in [0, num_classes).
-        num_classes: c.
-        l2_grid: the strengths to choose from.
-        holdout: share of each class that selects, in (0, 1).
-        max_iterations: for each of the two fits.
+      train_x, test_x: float [n d] and [m d].
+      train_y, test_y: integer [n] and [m], in [0, num_classes).
+      num_classes: c.
+      l2_grid: the strengths to choose from.
+      holdout: share of each class that selects, in (0, 1).
+      max_iterations: for each of the two fits.
 
     Raises:
-        InputError: features that are not finite, fewer than two classes in the training split,
-            or no class in it with two examples.
-        ValueError: misaligned shapes, labels out of range, an unusable grid or holdout.
+      InputError: features that are not finite, fewer than two classes in the training split,
+        or no class in it with two examples.
+      ValueError: misaligned shapes, labels out of range, an unusable grid or holdout.
     """
     train_x, train_y = checked(train_x, train_y, num_classes, 'training')
     test_x, test_y = checked(test_x, test_y, num_classes, 'test')

@@ -46,14 +46,14 @@ def fit_softmax(
     About six arrays [s n c] are held at once, and two of the features' size.
 
     Args:
-        features: float32 [n d], of mean zero, or the coordinates above are poor.
-        labels: integer [n].
-        l2: float32 [s], positive.
-        num_classes: c.
-        max_iterations: an end for what does not reach the tolerance.
-        tolerance: on the gradient's norm in the coordinates above. Half its square estimates the
-            excess of the loss; where the classes are separable and l2 tiny, the Hessian is far
-            below its value at zero and the excess larger, a few 1e-6 nats with the default.
+      features: float32 [n d], of mean zero, or the coordinates above are poor.
+      labels: integer [n].
+      l2: float32 [s], positive.
+      num_classes: c.
+      max_iterations: an end for what does not reach the tolerance.
+      tolerance: on the gradient's norm in the coordinates above. Half its square estimates the
+        excess of the loss; where the classes are separable and l2 tiny, the Hessian is far
+        below its value at zero and the excess larger, a few 1e-6 nats with the default.
     """
     features = jnp.asarray(features, jnp.float32)
     targets = jax.nn.one_hot(labels, num_classes)

@@ -8,12 +8,14 @@ The same command again goes on where an interrupted one stopped. configs/default
 from ml_collections import ConfigDict
 
 from bagssl_jax import cli
-from bagssl_jax.evaluation.protocol import evaluate
+from bagssl_jax.evaluation.protocol import check, evaluate
 from bagssl_jax.training.loop import train
 
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains, and then probes unless the configuration says not to."""
+    if config.probe.after_training:
+        check(config)
     train(config, workdir)
     if config.probe.after_training:
         evaluate(config, workdir)

@@ -162,6 +162,9 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.patches.size=64'], 'does not fit into an image of 48x48'),
         (['--config.patches.count=1'], 'two patches or more'),
         (['--config.data.batch_size=100'], 'cannot be shared by 8 devices'),
+        # What the probe will need is known before the training starts.
+        (['--config.probe.patches=1,5'], 'a grid of 5 patches is not square'),
+        (['--config.data.test_split=tset'], "Unknown split 'tset'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arguments, message):

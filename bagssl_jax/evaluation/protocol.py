@@ -28,8 +28,8 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     Raises:
       InputError: there is no checkpoint, or the configuration cannot be carried out.
     """
+    check(config)
     mesh = make_mesh()
-    _check(config, mesh)
     encoder = make_encoder(**config.encoder)
     projector = make_projector(**config.projector, dtype=config.encoder.dtype)
     untrained = jax.device_put(
@@ -76,6 +76,28 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     print(report.table(results))
 
 
+def check(config: ConfigDict) -> None:
+    """Finds out whether `evaluate` can be carried out, before hours of training are spent on it.
+
+    Raises:
+      InputError: it cannot.
+    """
+    mesh = make_mesh()
+    check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
+    for count in config.probe.patches:
+        if count > config.probe.batch_size:
+            raise InputError(
+                f'probe.batch_size={config.probe.batch_size} is less than a bag of '
+                f'{count} patches: raise it'
+            )
+        crops.grid_boxes(2, 2, side=1, count=count)
+    for space in config.probe.spaces:
+        if space not in SPACES:
+            raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')
+    for split in (config.data.train_split, config.data.test_split):
+        sources.load(config.data.name, split, data_dir=config.data.dir, in_memory=False)
+
+
 def _probe(shared: dict[str, Any], data: tuple, num_classes: int) -> list[dict[str, Any]]:
     """One row for each probe of one set of features."""
     linear = fit_linear(*data, num_classes=num_classes)
@@ -100,17 +122,3 @@ def _view(config, view, count, source, mesh):
     crops.grid_boxes(height, width, side=side, count=count)
     transform = pipeline.GridPatches(**{**config.patches, 'count': count})
     return transform, chunk // count, chunk
-
-
-def _check(config: ConfigDict, mesh) -> None:
-    check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
-    for count in config.probe.patches:
-        if count > config.probe.batch_size:
-            raise InputError(
-                f'probe.batch_size={config.probe.batch_size} is less than a bag of '
-                f'{count} patches: raise it'
-            )
-        crops.grid_boxes(2, 2, side=1, count=count)
-    for space in config.probe.spaces:
-        if space not in SPACES:
-            raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')

@@ -48,7 +48,8 @@ class Checkpoints:
     def restore_newest(self, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
         """The newest undamaged checkpoint, for training to go on from.
 
-        Newer, damaged ones are set aside as checkpoints/STEP.damaged, with a warning.
+        Newer, damaged ones are set aside as checkpoints/STEP.damaged, with a warning; where all are
+        damaged, all stay where they are.
 
         Args:
           targets: item name -> tree of arrays or jax.ShapeDtypeStruct with a sharding.
@@ -59,16 +60,17 @@ class Checkpoints:
         Raises:
           InputError: every checkpoint is damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 items, position = _restore(self._directory / str(step), targets)
             except _DamagedError as error:
                 logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
-                self._set_aside(step)
+                damaged.append(step)
                 continue
+            self._set_aside(damaged)
             return step, items, position
-        if steps:
+        if damaged:
             raise InputError(
                 f'every checkpoint in {self._directory} is damaged: give a new workdir'
             )
@@ -83,10 +85,14 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
         return ocp.CheckpointManager(self._directory, options=options)
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
         self._manager.close()
-        old = self._directory / str(step)
-        old.rename(self._directory / f'{step}.damaged')
+        for step in steps:
+            names = (f'{step}.damaged{suffix}' for suffix in ('', *map('-{}'.format, range(2, 99))))
+            free = next(name for name in names if not (self._directory / name).exists())
+            (self._directory / str(step)).rename(self._directory / free)
         self._manager = self._open()
 
 

@@ -56,15 +56,15 @@ def parse(
         config = _read_file(first.config)
     else:
         config = ConfigDict(_tupled(read_config(first.workdir)))
-    _check_keys(overrides[1:], config)
+    _check_keys(overrides[1:], config, None if config_file else ('probe.', 'data.'))
 
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
-    kinds = {key: type(config[key][0]) for key in _flat_keys(config) if _is_tuple(config[key])}
+    defaults = {key: config[key] for key in _flat_keys(config) if isinstance(config[key], tuple)}
     rest = _parsed(second, overrides)
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
-    tuples = {key: _tuple_of(kind, config[key], key) for key, kind in kinds.items()}
+    tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
     return config.lock(), first.workdir, *(first[name].value for name in extra_flags)
 
@@ -113,12 +113,19 @@ def _read_file(path: str) -> ConfigDict:
     return values.config
 
 
-def _check_keys(overrides: list[str], config: ConfigDict) -> None:
-    """Raises InputError for a key that the configuration lacks, naming the nearest."""
+def _check_keys(overrides: list[str], config: ConfigDict, groups: tuple[str, ...] | None) -> None:
+    """Raises InputError for a key that the configuration lacks, or that is not of `groups`."""
     known = _flat_keys(config)
     for argument in overrides:
         match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
-        if not match or match[1] in known:
+        if not match:
+            continue
+        if match[1] in known:
+            if groups and not match[1].startswith(groups):
+                raise InputError(
+                    f'config.{match[1]} is what the training had; here only config.probe.* and '
+                    'config.data.* can be set'
+                )
             continue
         if any(key.startswith(f'{match[1]}.') for key in known):
             raise InputError(f'config.{match[1]} is a group of keys: set one of them')
@@ -139,17 +146,16 @@ def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
     return keys
 
 
-def _tuple_of(kind: type, items: tuple, key: str) -> tuple:
-    """The items as `kind`, exactly; InputError where one is something else."""
+def _like(default: tuple, items: tuple, key: str) -> tuple:
+    """The items as the type of the default's, exactly; InputError where that cannot be."""
+    kind = type(default[0]) if default else str
     if kind is str:  # a command line's h,z or (h,z) arrives as one string
         return tuple(re.findall(r'[^\s,()\[\]]+', ','.join(map(str, items))))
     if not all(isinstance(item, int | float) and kind(item) == item for item in items):
         raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
+    if kind is float and len(items) != len(default):  # a range: smallest and largest
+        raise InputError(f'config.{key}={items} must have {len(default)} numbers')
     return tuple(kind(item) for item in items)
-
-
-def _is_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value)
 
 
 def _tupled(tree: Any) -> Any:

@@ -11,7 +11,7 @@ import tqdm
 class Recorder:
     """Appends logged steps to metrics.jsonl and TensorBoard, and moves a progress bar.
 
-    Rows from `start` steps on are dropped first: a resumed run writes them again.
+    Rows after step `start` are dropped first: a resumed run writes them again.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Recorder:
         kept = [line for line in _complete_lines(path) if json.loads(line)['step'] <= start]
         path.write_text(''.join(line + '\n' for line in kept))
         self._file = path.open('a')
-        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start + 1 if start else None)
+        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start + 1)
         self._bar = tqdm.tqdm(
             desc='train',
             unit=' images',

@@ -12,6 +12,7 @@ FREE_KEYS = (
     'data.dir',
     'data.workers',
     'data.in_memory',
+    'data.test_split',
     'train.log_every',
     'train.checkpoint_every',
     'train.keep',
@@ -44,7 +45,10 @@ def claim(workdir: str, config: Mapping[str, Any]) -> None:
                 )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config, indent=2) + '\n')
+        # At once or not at all: a kill must not leave half a file.
+        draft = path.with_name('config.json.new')
+        draft.write_text(json.dumps(config, indent=2) + '\n')
+        draft.replace(path)
     except OSError as error:
         raise InputError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
 

@@ -31,7 +31,10 @@ def get_config(arguments: str = 'tcr') -> ConfigDict:
         if word not in (*objectives, *OPTIONS):
             known = ', '.join((*objectives, *OPTIONS))
             raise InputError(f'unknown argument {word!r}: choose from {known}')
-    config.objective.name = next((word for word in words if word in objectives), 'tcr')
+    chosen = [word for word in words if word in objectives] or ['tcr']
+    if len(chosen) > 1:
+        raise InputError(f'{arguments!r} names {len(chosen)} objectives: choose one')
+    config.objective.name = chosen[0]
     config.crops = 'multiscale' if 'multiscale' in words else 'fixed'
     config.multiscale.scale = (0.2, 1.0)
     config.data.name = 'cifar10'

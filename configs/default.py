@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     projector.widths = (2048, 2048)  # of each linear layer; the last is the projection's
 
     config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
-    predictor.widths = (4096, 256)  # the last must be the projection's width
+    predictor.widths = (4096, 2048)  # the last must be the projection's width
 
     config.target = target = ConfigDict()  # the momentum network of the same objectives
     target.momentum = 0.996  # at the start; a cosine leads to 1

@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
     config.optimizer.name = 'adamw'
     config.optimizer.learning_rate = 6e-3
     config.optimizer.weight_decay = 1e-4
-    config.train.epochs = 18.0
+    config.train.epochs = 24.0
     return config

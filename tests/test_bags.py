@@ -27,7 +27,7 @@ def encoders():
 def means(source, encoders, count, chunk, spaces=('h', 'z')):
     transform = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
     return bags.bag_means(
-        bags.make_embed(ENCODER, PROJECTOR),
+        bags.make_embed(ENCODER, PROJECTOR, spaces),
         encoders,
         pipeline.bag_batches(source, transform, batch_size=chunk // count),
         spaces=spaces,
@@ -64,7 +64,7 @@ def test_evaluation_is_deterministic(source, encoders):
 
 
 def test_one_program_serves_every_bag_size(source, encoders):
-    embed = bags.make_embed(ENCODER, PROJECTOR)
+    embed = bags.make_embed(ENCODER, PROJECTOR, ('h',))
     for count in (1, 4, 9):
         transform = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
         batches = pipeline.bag_batches(source, transform, batch_size=16 // count)

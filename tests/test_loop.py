@@ -42,17 +42,17 @@ def assert_same_run(config, workdir, expected):
         np.testing.assert_array_equal(leaf, other)
 
 
-def interrupt_at(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal while that step (counted from the start of the call) runs."""
-    advance, calls = Recorder.advance, []
+def interrupt_at(monkeypatch, call, number=signal.SIGTERM, method='advance'):
+    """Sends this process a signal at that call (from 1) of a method of the recorder."""
+    original, calls = getattr(Recorder, method), []
 
-    def advance_and_interrupt(self):
+    def interrupted(self, *arguments):
         calls.append(None)
-        if len(calls) == step:
+        if len(calls) == call:
             signal.raise_signal(number)
-        advance(self)
+        original(self, *arguments)
 
-    monkeypatch.setattr(Recorder, 'advance', advance_and_interrupt)
+    monkeypatch.setattr(Recorder, method, interrupted)
 
 
 @pytest.fixture(scope='module')
@@ -92,6 +92,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert encoder_and_projector(config, tmp_path)[0] == step
     train(config, str(tmp_path))
     assert_same_run(config, tmp_path, finished)
+
+
+@pytest.mark.parametrize(('row', 'saved'), [(3, 7), (6, 12)])
+def test_a_signal_between_steps_is_for_the_next(config, tmp_path, monkeypatch, row, saved):
+    # Row 3 is written after step 6, when whether to save that step is already decided.
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, row, method='log')
+        with pytest.raises(Interrupted, match=f'at step {saved}, which is saved'):
+            train(config, str(tmp_path))
+    assert encoder_and_projector(config, tmp_path)[0] == saved
 
 
 @pytest.mark.slow

@@ -165,6 +165,19 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.patches.size=64'], 'does not fit into an image of 48x48'),
         (['--config.patches.count=1'], 'two patches or more'),
         (['--config.data.batch_size=100'], 'cannot be shared by 8 devices'),
+        (['--config.augment.blur_sigma=0.5'], 'must have 2 numbers'),
+        (['--config.patches.resize=-1'], 'patches.resize=-1'),
+        (['--config.seed=-1'], 'seed=-1 must be from 0'),
+        (['--config.train.epochs=nan'], 'train.epochs=nan'),
+        (['--config.optimizer.learning_rate=-1'], 'optimizer.learning_rate=-1.0'),
+        (
+            [
+                '--config.data.in_memory=False',
+                '--config.patches.resize=0',
+                '--config.patches.size=0',
+            ],
+            'give patches.resize=SIDE',
+        ),
         # What the probe will need is known before the training starts.
         (['--config.probe.patches=1,5'], 'a grid of 5 patches is not square'),
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),
@@ -218,6 +231,7 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
     ('override', 'message'),
     [
         ('probe.spaces=(h,y)', "unknown probe.spaces 'y': choose from h, z"),
+        ('encoder.width=32', 'only config.probe.* and config.data.* can be set'),
         ('probe.patches=(1,5)', 'a grid of 5 patches is not square'),
         ('probe.patches=(1,144)', 'probe.batch_size=64 is less than a bag of 144 patches'),
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),

@@ -130,5 +130,20 @@ def test_bags_come_once_each_and_in_order(source):
 
 
 def test_the_whole_image_is_a_bag_of_one(source):
-    patches, _ = next(pipeline.bag_batches(source, pipeline.Whole(), batch_size=22))
+    patches, _ = next(pipeline.bag_batches(source, pipeline.Whole(8, 8), batch_size=22))
     np.testing.assert_array_equal(patches[:, 0], source.images)
+
+
+def test_whole_images_of_another_size_cover_the_one_asked_for():
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 4:12] = 200
+    patches, _ = pipeline.Whole(4, 4).map({'image': image, 'label': 0})
+    np.testing.assert_array_equal(patches, np.full((1, 4, 4, 3), 200))
+
+
+def test_patches_that_may_differ_in_size_are_refused():
+    pipeline.check_patches(PATCH_KEYS, in_memory=False)
+    with pytest.raises(InputError, match=r'patches\.resize=SIDE'):
+        pipeline.check_patches({**PATCH_KEYS, 'resize': 0}, in_memory=False)
+    with pytest.raises(InputError, match=r'patches\.resize=-1'):
+        pipeline.check_patches({**PATCH_KEYS, 'resize': -1}, in_memory=True)

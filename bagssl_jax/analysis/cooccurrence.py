@@ -43,7 +43,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         are too few.
     """
     step, compared, patches_figure = compare_patches(config, workdir)
-    known, known_figure = discrete_world.known_truth()
+    with jax.default_matmul_precision('highest'):  # accelerators would round to TF32 or bfloat16
+        known, known_figure = discrete_world.known_truth()
     results = {'dataset': config.data.name, 'step': step, 'rows': known + compared}
     directory = pathlib.Path(workdir)
     (directory / 'cooccurrence.json').write_text(json.dumps(results, indent=1) + '\n')
@@ -133,7 +134,7 @@ def compare_patches(
 
     encoders = {'trained': trained, 'untrained': untrained}
     means = {name: CodeMeans(codes) for name in encoders}
-    embed = make_embed(encoder, projector)
+    embed = make_embed(encoder, projector, ('z',))
     start = 0
     for bag in bags():
         batch_codes = code_of[start : start + len(bag)].ravel()

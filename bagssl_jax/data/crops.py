@@ -118,6 +118,17 @@ def cut(image: np.ndarray, boxes: np.ndarray, *, resize: int) -> np.ndarray:
     return np.stack(patches)
 
 
+def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The center [height width c] of an image resized, in proportion, to just cover that size."""
+    factor = max(height / image.shape[0], width / image.shape[1])
+    h, w = (
+        max(new, round(factor * old))
+        for new, old in zip((height, width), image.shape[:2], strict=True)
+    )
+    y, x = (h - height) // 2, (w - width) // 2
+    return resized(image, h, w)[y : y + height, x : x + width]
+
+
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [h w c] to uint8 [height width c]: area averages to shrink, else bilinear."""
     if image.shape[:2] == (height, width):

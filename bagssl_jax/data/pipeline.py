@@ -80,6 +80,17 @@ def make_crops(name: str, patches: Mapping[str, Any], multiscale: Mapping[str, A
     return RandomResizedPatches(patches['count'], patches['resize'], scale, ratio)
 
 
+def check_patches(patches: Mapping[str, Any], *, in_memory: bool) -> None:
+    """Raises InputError where patches of different images may come out in different sizes."""
+    if patches['resize'] < 0:
+        raise InputError(f'patches.resize={patches["resize"]} must be a size in pixels, or 0')
+    if not in_memory and not patches['size'] and not patches['resize']:
+        raise InputError(
+            'with data.in_memory=False images may differ in size, and patches.scale in pixels '
+            'with them: give patches.resize=SIDE or patches.size=SIDE'
+        )
+
+
 def train_batches(
     source: Source,
     transform: RandomMap,
@@ -141,10 +152,17 @@ class GridPatches(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Whole(grain.transforms.Map):
-    """Takes the full image as its only patch: record -> (uint8 [1 h w c], label)."""
+    """Takes the full image as its only patch: record -> (uint8 [1 height width c], label).
+
+    An image of another size is resized to cover that one, and its center cropped.
+    """
+
+    height: int
+    width: int
 
     def map(self, element: dict) -> tuple[np.ndarray, int]:
-        return element['image'][None], element['label']
+        image = crops.covering(element['image'], self.height, self.width)
+        return image[None], element['label']
 
 
 def bag_batches(

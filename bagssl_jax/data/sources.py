@@ -184,7 +184,7 @@ def _decoded(source: Source, name: str) -> ArraySource:
         if record['image'].shape != first.shape:
             raise InputError(
                 f'{name} has images of several sizes, {first.shape} and '
-                f'{record["image"].shape}: it needs data.in_memory=False'
+                f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
             )
         images[i], labels[i] = record['image'], record['label']
     return ArraySource(images, labels, source.class_names)

@@ -15,12 +15,13 @@ Variables = Mapping[str, Any]
 Embed = Callable[[Variables, jax.Array], dict[str, jax.Array]]
 
 
-def make_embed(encoder: nn.Module, projector: nn.Module) -> Embed:
+def make_embed(encoder: nn.Module, projector: nn.Module, spaces: tuple[str, ...]) -> Embed:
     """The frozen forward pass, jitted.
 
     Returns:
-      (variables {'encoder', 'projector'}, uint8 patches [n h w c]) -> {'h': float32 [n d],
-      'z': float32 [n k]}; each patch on its own, with the running statistics.
+      (variables {'encoder', 'projector'}, uint8 patches [n h w c]) -> those of {'h': float32
+      [n d], 'z': float32 [n k]} that `spaces` names; each patch on its own, with the running
+      statistics.
     """
 
     @jax.jit
@@ -28,7 +29,8 @@ def make_embed(encoder: nn.Module, projector: nn.Module) -> Embed:
         x = patches.astype(jnp.float32) / 255
         h, _ = encoder.apply(variables['encoder'], x, train=False)
         z, _ = projector.apply(variables['projector'], h, train=False)
-        return {'h': h, 'z': z}
+        outputs = {'h': h, 'z': z}
+        return {space: outputs[space] for space in spaces}
 
     return embed
 
@@ -48,7 +50,7 @@ def bag_means(
       embed: of `make_embed`.
       encoders: name -> variables for it.
       batches: (uint8 patches [b p h w c], labels [b]), with b * p at most `chunk`.
-      spaces: which of 'h' and 'z' to keep.
+      spaces: those that `embed` gives.
       chunk: patches a forward pass; a smaller batch is padded, so that one program serves all.
       mesh: the data mesh, whose size divides `chunk`.
 

@@ -12,14 +12,17 @@ def checked(
     """Features as float32 [n d] and labels as int32 [n].
 
     Raises:
-      InputError: features that are not finite.
-      ValueError: misaligned or empty arrays, labels that are not integers in [0, num_classes).
+      InputError: features that are not finite, labels that are not integers in
+        [0, num_classes).
+      ValueError: misaligned or empty arrays.
     """
     x, y = np.asarray(x).astype(np.float32), np.asarray(y)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
         raise ValueError(f'expected features [n d] and labels [n], got {x.shape} and {y.shape}')
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= num_classes:
-        raise ValueError(f'{split} labels must be integers in [0, {num_classes})')
+        raise InputError(
+            f'{split} labels must be integers in [0, {num_classes}): is the split labelled?'
+        )
     if not np.isfinite(x).all():
         raise InputError(
             f'features of the {split} split hold NaN or infinity: the encoder has probably '

@@ -43,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
         for split in (config.data.train_split, config.data.test_split)
     )
 
-    embed = bags.make_embed(encoder, projector)
+    embed = bags.make_embed(encoder, projector, config.probe.spaces)
     encoders = {'trained': trained, 'untrained': untrained}
     rows = []
     views = [('bag', count) for count in config.probe.patches] + [('whole', 1)]
@@ -84,6 +84,10 @@ def check(config: ConfigDict) -> None:
     """
     mesh = make_mesh()
     check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
+    pipeline.check_patches(config.patches, in_memory=config.data.in_memory)
+    for key in ('patches', 'spaces'):
+        if not config.probe[key]:
+            raise InputError(f'probe.{key} is empty: give one or more')
     for count in config.probe.patches:
         if count > config.probe.batch_size:
             raise InputError(
@@ -118,7 +122,7 @@ def _view(config, view, count, source, mesh):
         # As many pixels a forward pass as with patches.
         pixels = chunk * (config.patches.resize or side) ** 2
         chunk = math.ceil(pixels / (height * width) / mesh.size) * mesh.size
-        return pipeline.Whole(), chunk, chunk
+        return pipeline.Whole(height, width), chunk, chunk
     crops.grid_boxes(height, width, side=side, count=count)
     transform = pipeline.GridPatches(**{**config.patches, 'count': count})
     return transform, chunk // count, chunk

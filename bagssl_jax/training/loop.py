@@ -33,6 +33,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     """
     training = set_up(config)
     state, total = training.state, training.total_steps
+    training = training._replace(state=None)  # or its arrays would stay beside restored ones
     claim(workdir, config.to_dict())
 
     with contextlib.ExitStack() as stack:
@@ -60,8 +61,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             recorder.advance()
             # At most two steps under way: memory stays bounded, and the progress bar honest.
             jax.block_until_ready(unlogged[-2:][0])
-            last = step == total or bool(stopped_by)
-            save = last or step % config.train.checkpoint_every == 0
+            stop = bool(stopped_by)  # once: a signal that comes later is for the next step
+            save = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
             if save or log:
                 unlogged = _checked(unlogged, step)
@@ -73,8 +74,10 @@ def train(config: ConfigDict, workdir: str) -> None:
                 unlogged = []
             if save:
                 checkpoints.save(step, to_items(state), {'unlogged': unlogged})
-            if stopped_by:
+            if stop:
                 raise Interrupted(stopped_by[0], step)
+        if stopped_by:
+            raise Interrupted(stopped_by[0], total)
 
 
 def _batches(config: ConfigDict, training: Training, start: int) -> Iterator[jax.Array]:
@@ -116,8 +119,8 @@ def _checked(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]
         if broken or not math.isfinite(row['loss']):
             raise InputError(
                 f'step {step - len(fetched) + 1 + place}: {", ".join(broken) or "loss"} is not '
-                'finite. The checkpoints so far are kept: lower optimizer.learning_rate, or '
-                'lengthen optimizer.warmup_epochs'
+                'finite. The checkpoints so far are kept: in a new workdir, lower '
+                'optimizer.learning_rate or lengthen optimizer.warmup_epochs'
             )
     return fetched
 

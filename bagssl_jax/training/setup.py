@@ -1,6 +1,7 @@
 """From a configuration to what the loop runs; whatever is wrong with it is found here."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Training(NamedTuple):
     crops: pipeline.RandomMap
     total_steps: int
     schedule: optax.Schedule  # step -> learning rate
-    state: TrainState  # fresh
+    state: TrainState | None  # fresh; None once the loop has taken it
     step: Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     spread: Callable[[TrainState, jax.Array], dict[str, jax.Array]]
 
@@ -62,15 +63,26 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(
             f'patches.count={config.patches.count}: an image needs two patches or more'
         )
-    for group, key, least in (
-        ('data', 'workers', 0),
-        ('train', 'steps', 0),
-        ('train', 'log_every', 1),
-        ('train', 'checkpoint_every', 1),
-        ('train', 'keep', 1),
+    pipeline.check_patches(config.patches, in_memory=config.data.in_memory)
+    for key, least, most in (
+        ('seed', 0, 2**32 - 1),
+        ('data.workers', 0, math.inf),
+        ('optimizer.learning_rate', 0, math.inf),
+        ('optimizer.weight_decay', 0, math.inf),
+        ('optimizer.momentum', 0, 1),
+        ('optimizer.warmup_epochs', 0, 1e9),
+        ('train.epochs', 0, 1e9),
+        ('train.steps', 0, math.inf),
+        ('train.log_every', 1, math.inf),
+        ('train.checkpoint_every', 1, math.inf),
+        ('train.keep', 1, math.inf),
     ):
-        if config[group][key] < least:
-            raise InputError(f'{group}.{key}={config[group][key]} must be at least {least}')
+        value = config
+        for name in key.split('.'):
+            value = value[name]
+        if not least <= value <= most:  # not a number is neither
+            limit = f'from {least} to {most:g}' if most < math.inf else f'at least {least}'
+            raise InputError(f'{key}={value} must be {limit}')
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomMap]:

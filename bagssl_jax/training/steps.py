@@ -53,13 +53,14 @@ def make_train_step(
 
         def loss_fn(params):
             outputs, stats = forward(networks, _with_params(state.online, params), x, bags)
+            inputs = [outputs['projector']]
+            if objective.target:
+                inputs = [outputs['predictor'], target_outputs['projector']]
             # The objective is global already: differentiating a local loss and averaging the
             # gradients would be off by the number of devices.
-            if objective.target:
-                prediction, target = outputs['predictor'], target_outputs['projector']
-                loss, terms = objective.loss(prediction, target, axis_name=DATA_AXIS)
-            else:
-                loss, terms = objective.loss(outputs['projector'], axis_name=DATA_AXIS)
+            # Accelerators would multiply float32 matrices in TF32 or bfloat16.
+            with jax.default_matmul_precision('highest'):
+                loss, terms = objective.loss(*inputs, axis_name=DATA_AXIS)
             return loss, (terms, stats)
 
         (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -100,7 +101,9 @@ def make_spread_step(
         metrics = {}
         for space, name in (('h', 'encoder'), ('z', 'projector')):
             vectors = outputs[name].reshape(-1, outputs[name].shape[-1])  # [b p d] -> [n d]
-            for sign, value in spread(vectors, axis_name=DATA_AXIS).items():
+            with jax.default_matmul_precision('highest'):
+                signs = spread(vectors, axis_name=DATA_AXIS)
+            for sign, value in signs.items():
                 metrics[f'{space}_{sign}'] = value
         return metrics
 

@@ -188,7 +188,8 @@ def run(shrunk, tmp_path):
     encoder = make_encoder(**config.encoder)
     projector = make_projector(**config.projector, dtype=config.encoder.dtype)
     checkpoints = Checkpoints(str(tmp_path), keep=1)
-    checkpoints.save(7, init_variables(encoder, projector, config.seed + 1), {})
+    networks = {'encoder': encoder, 'projector': projector}
+    checkpoints.save(7, init_variables(networks, config.seed + 1), {})
     checkpoints.close()
     return config, tmp_path
 

@@ -190,13 +190,24 @@ def test_bfloat16_compute_agrees_to_its_precision(objective, patches):
     state, [metrics] = run(8, objective, patches, steps=1, dtype='bfloat16')
     assert {leaf.dtype for leaf in jax.tree.leaves(state.online)} == {jnp.dtype('float32')}
     expected_state, [expected] = run(1, objective, patches, steps=1, dtype='bfloat16')
-    # Sums of a batch's parts round differently before they become bfloat16, of 8 bits.
-    chex.assert_trees_all_close(metrics, expected, rtol=0.03, atol=0.003)
-    for leaf, other in zip(*map(jax.tree.leaves, (state, expected_state)), strict=True):
-        np.testing.assert_allclose(leaf, other, rtol=0, atol=0.05 * max(abs(other).max(), 0.1))
-    _, [exact] = run(8, objective, patches, steps=1)
+    exact_state, [exact] = run(1, objective, patches, steps=1)
     assert metrics['loss'] != exact['loss']
-    np.testing.assert_allclose(metrics['loss'], exact['loss'], rtol=0.03, atol=0.03)
+    # bfloat16 has 8 significant bits; a few roundings add up.
+    chex.assert_trees_all_close(metrics, expected, rtol=0.03, atol=0.003)
+    chex.assert_trees_all_close(metrics['loss'], exact['loss'], rtol=0.03, atol=0.03)
+    # After one step from rest the optimiser's state is the gradient. Eight devices may change it
+    # about as much as bfloat16 itself does, which is little.
+    gradient, one_device, in_float32 = (
+        jax.tree.leaves(s.opt_state) for s in (state, expected_state, exact_state)
+    )
+    rounding = distance(one_device, in_float32)
+    assert 0 < rounding < 0.25 * optax.tree.norm(in_float32)
+    assert distance(gradient, one_device) < 1.5 * rounding
+
+
+def distance(leaves, others):
+    """The L2 norm of the difference of two lists of arrays."""
+    return optax.tree.norm([a - b for a, b in zip(leaves, others, strict=True)])
 
 
 def test_the_target_follows_by_its_momentum_and_gets_no_gradient(patches):

@@ -52,6 +52,9 @@ def make_train_step(
             target_outputs, target_stats = forward(networks, state.target, x, bags)
 
         def loss_fn(params):
+            # Here, so that gradients are summed over the devices in float32, and not where the
+            # networks first use a parameter, which may be behind its cast to bfloat16.
+            params = jax.lax.pcast(params, DATA_AXIS, to='varying')
             outputs, stats = forward(networks, _with_params(state.online, params), x, bags)
             inputs = [outputs['projector']]
             if objective.target:

@@ -12,7 +12,10 @@ LARC's clipping. The others differ from it in the objective, a projector of thre
 warm-up. All want an accelerator.
 
 `multiscale` trains on RandomResizedCrop instead of patches of one scale: the usual baseline.
-`small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images.
+`small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images. `tcr,small`
+(2 CPU cores, 2026-11-23, commit 17ada26), top-1 on all test images of bags of 1 / 4 / 16 patches:
+linear .565 / .611 / .655, kNN .514 / .547 / .566; untrained, .335 / .371 / .425 and
+.304 / .308 / .340. Without `small`: not measured.
 """
 
 from ml_collections import ConfigDict

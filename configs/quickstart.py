@@ -1,4 +1,11 @@
-"""A first run: four minutes on two CPU cores, no download."""
+"""A first run: tiles of eight photographs, a tiny encoder, under four minutes on two CPU cores.
+
+    python -m bagssl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Top-1 of bags of 1 / 4 / 16 / 64 patches of 16x16 (2 CPU cores, 2026-11-23): linear
+.902 / .949 / .930 / .931, kNN .884 / .944 / .943 / .938; of the untrained encoder, linear
+.695 / .833 / .854 / .836, kNN .517 / .656 / .729 / .746.
+"""
 
 from ml_collections import ConfigDict
 

@@ -9,7 +9,7 @@ import copy
 import logging
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -60,21 +60,12 @@ class Checkpoints:
         Raises:
           InputError: every checkpoint is damaged.
         """
-        damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                items, position = _restore(self._directory / str(step), targets)
-            except _DamagedError as error:
-                logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
-                damaged.append(step)
-                continue
-            self._set_aside(damaged)
-            return step, items, position
-        if damaged:
-            raise InputError(
-                f'every checkpoint in {self._directory} is damaged: give a new workdir'
-            )
-        return None
+        steps = self._manager.all_steps()
+        newest = _newest_undamaged(self._directory, steps, targets)
+        if newest is None:
+            return None
+        self._set_aside([step for step in steps if step > newest[0]])
+        return newest
 
     def close(self) -> None:
         """Waits for the saves under way."""
@@ -110,20 +101,32 @@ def restore_items(workdir: str, targets: Mapping[str, Tree]) -> tuple[int, dict[
     """
     directory = pathlib.Path(workdir).absolute() / 'checkpoints'
     steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
-    for step in sorted(steps, reverse=True):
-        try:
-            items, _ = _restore(directory / str(step), targets)
-        except _DamagedError as error:
-            logging.warning('checkpoint %d is damaged (%s); using an older one', step, error)
-            continue
-        return step, items
-    if steps:
-        raise InputError(f'every checkpoint in {directory} is damaged')
-    raise InputError(f'no checkpoint in {workdir}: train there first, or give another --workdir')
+    newest = _newest_undamaged(directory, steps, targets)
+    if newest is None:
+        raise InputError(
+            f'no checkpoint in {workdir}: train there first, or give another --workdir'
+        )
+    step, items, _ = newest
+    return step, items
 
 
 class _DamagedError(Exception):
     """A checkpoint cannot be read, or is not what was saved."""
+
+
+def _newest_undamaged(
+    directory: pathlib.Path, steps: Iterable[int], targets: Mapping[str, Tree]
+) -> tuple[int, dict, dict] | None:
+    """(step, items, position) of the newest of `steps` that can be trusted; None of no steps."""
+    steps = sorted(steps, reverse=True)
+    for step in steps:
+        try:
+            return step, *_restore(directory / str(step), targets)
+        except _DamagedError as error:
+            logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
+    if steps:
+        raise InputError(f'every checkpoint in {directory} is damaged: give another workdir')
+    return None
 
 
 def _restore(directory: pathlib.Path, targets: Mapping[str, Tree]) -> tuple[dict, dict]:

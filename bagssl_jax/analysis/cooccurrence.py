@@ -24,7 +24,7 @@ from bagssl_jax.analysis import discrete_world
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.bags import make_embed
+from bagssl_jax.evaluation.bags import make_embed, padded
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
 
@@ -139,7 +139,7 @@ def compare_patches(
     for bag in bags():
         batch_codes = code_of[start : start + len(bag)].ravel()
         start += len(bag)
-        on_devices = jax.device_put(_padded(bag, chunk), batch_sharded(mesh))
+        on_devices = jax.device_put(padded(bag, chunk), batch_sharded(mesh))
         for name, variables in encoders.items():
             z = np.asarray(embed(variables, on_devices)['z'])
             means[name].add(z[: len(batch_codes)], batch_codes)
@@ -285,14 +285,6 @@ class _Subset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._source[int(self._indices[index])]
-
-
-def _padded(bag: np.ndarray, chunk: int) -> np.ndarray:
-    """[b p h w c] -> [chunk h w c], zeros at the end: one program serves every batch."""
-    flat = bag.reshape(-1, *bag.shape[2:])
-    padded = np.zeros((chunk, *flat.shape[1:]), np.uint8)
-    padded[: len(flat)] = flat
-    return padded
 
 
 def _thumbnails(bag: np.ndarray) -> np.ndarray:

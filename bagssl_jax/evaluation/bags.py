@@ -61,13 +61,19 @@ def bag_means(
     labels = []
     for patches, label in batches:
         bags = patches.shape[:2]
-        flat = patches.reshape(-1, *patches.shape[2:])  # [b p h w c] -> [n h w c]
-        padded = np.zeros((chunk, *flat.shape[1:]), np.uint8)
-        padded[: len(flat)] = flat
-        on_devices = jax.device_put(padded, batch_sharded(mesh))
+        count = bags[0] * bags[1]
+        on_devices = jax.device_put(padded(patches, chunk), batch_sharded(mesh))
         outputs = {name: embed(variables, on_devices) for name, variables in encoders.items()}
         for (name, space), means in parts.items():
-            vectors = np.asarray(outputs[name][space])[: len(flat)]
+            vectors = np.asarray(outputs[name][space])[:count]
             means.append(vectors.reshape(*bags, -1).mean(axis=1))  # [n d] -> [b d]
         labels.append(label)
     return {key: np.concatenate(means) for key, means in parts.items()}, np.concatenate(labels)
+
+
+def padded(patches: np.ndarray, chunk: int) -> np.ndarray:
+    """uint8 [b p h w c] -> [chunk h w c], zeros at the end: one program serves every batch."""
+    flat = patches.reshape(-1, *patches.shape[2:])
+    result = np.zeros((chunk, *flat.shape[1:]), np.uint8)
+    result[: len(flat)] = flat
+    return result

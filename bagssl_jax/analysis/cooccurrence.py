@@ -21,12 +21,11 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from bagssl_jax.analysis import discrete_world
-from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.bags import make_embed, padded
-from bagssl_jax.models import init_variables, make_encoder, make_projector
-from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
+from bagssl_jax.evaluation.protocol import restore_encoders
+from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh
 
 THUMBNAIL = 8
 
@@ -100,12 +99,7 @@ def compare_patches(
     check_batch_size(chunk, mesh, 'probe.batch_size')
     if chunk < patches:
         raise InputError(f'probe.batch_size={chunk} is less than a bag of {patches}: raise it')
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    untrained = jax.device_put(
-        init_variables({'encoder': encoder, 'projector': projector}, config.seed), replicated(mesh)
-    )
-    step, trained = restore_items(workdir, untrained)
+    step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
 
     source = sources.load(
         config.data.name,
@@ -132,7 +126,6 @@ def compare_patches(
     ratio, expected = cooccurrence_ratio(count_pairs(code_of, codes))
     pairs = frequent_pairs(expected, min_expected)
 
-    encoders = {'trained': trained, 'untrained': untrained}
     means = {name: CodeMeans(codes) for name in encoders}
     embed = make_embed(encoder, projector, ('z',))
     start = 0

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import tqdm
+from flax import linen as nn
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import restore_items
@@ -30,12 +32,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     """
     check(config)
     mesh = make_mesh()
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    untrained = jax.device_put(
-        init_variables({'encoder': encoder, 'projector': projector}, config.seed), replicated(mesh)
-    )
-    step, trained = restore_items(workdir, untrained)
+    step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
     train, test = (
         sources.load(
             config.data.name, split, data_dir=config.data.dir, in_memory=config.data.in_memory
@@ -44,7 +41,6 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     )
 
     embed = bags.make_embed(encoder, projector, config.probe.spaces)
-    encoders = {'trained': trained, 'untrained': untrained}
     rows = []
     views = [('bag', count) for count in config.probe.patches] + [('whole', 1)]
     progress = tqdm.tqdm(views, desc='probe', unit=' views', file=sys.stderr)
@@ -100,6 +96,25 @@ def check(config: ConfigDict) -> None:
             raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')
     for split in (config.data.train_split, config.data.test_split):
         sources.load(config.data.name, split, data_dir=config.data.dir, in_memory=False)
+
+
+def restore_encoders(
+    config: ConfigDict, workdir: str, mesh: Mesh
+) -> tuple[int, nn.Module, nn.Module, dict[str, bags.Variables]]:
+    """The newest checkpoint's encoder and projector, and those that its training began with.
+
+    Returns:
+      The step, the two modules, and their variables 'trained' and 'untrained', on every device.
+
+    Raises:
+      InputError: there is no undamaged checkpoint in `workdir`.
+    """
+    encoder = make_encoder(**config.encoder)
+    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
+    networks = {'encoder': encoder, 'projector': projector}
+    untrained = jax.device_put(init_variables(networks, config.seed), replicated(mesh))
+    step, trained = restore_items(workdir, untrained)
+    return step, encoder, projector, {'trained': trained, 'untrained': untrained}
 
 
 def _probe(shared: dict[str, Any], data: tuple, num_classes: int) -> list[dict[str, Any]]:

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class UnreadableImage(InputError):
+    """One image of a data set cannot be decoded. The message names it, and says why."""
+
+
 class Interrupted(Exception):
     """A signal stopped the training, which has saved where it was.
 

@@ -89,8 +89,11 @@ def test_photos_sub_splits():
         ({'split': 'train[:0]', 'name': 'photos'}, 'holds no image'),
         ({'split': 'train[20:10]'}, 'holds no image'),
         ({'split': 'test'}, "Unknown split 'test'.*mixed"),
-        ({'name': 'cifar1'}, "'cifar1'.*holds squares.*embedded: photos"),
-        ({'name': 'cifar10', 'data_dir': ''}, "'cifar10': photos is embedded.*data.dir"),
+        ({'name': 'cifar1'}, "'cifar1'.*holds squares.*photos or folder.*prepare cifar1"),
+        (
+            {'name': 'cifar10', 'data_dir': ''},
+            "'cifar10': choose photos or folder, or give data.dir=DIR",
+        ),
         ({'data_dir': '/no/such/place'}, 'data.dir=/no/such/place is not a directory'),
     ],
 )

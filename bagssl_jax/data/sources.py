@@ -2,27 +2,41 @@
 
 import dataclasses
 import functools
+import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
+import psutil
 
 from bagssl_jax.data import photos
+from bagssl_jax.data.folder import load_folder
+from bagssl_jax.data.prepared import load_prepared
 from bagssl_jax.data.splits import split_ranges
 from bagssl_jax.errors import InputError
 
-EMBEDDED = ('photos',)
-
 
 class Source(Protocol):
-    """What the pipeline reads: images of any size, uint8 [h w 3], with int labels."""
+    """What the pipeline reads: images uint8 [h w 3], upright RGB, with int labels.
+
+    Attributes:
+      class_names: () where no image has a label.
+      image_shape: (height, width) of every image; None where they may differ.
+      fingerprint: changes when the images or labels do, as far as can be told without reading
+        every image.
+    """
 
     class_names: tuple[str, ...]
+    image_shape: tuple[int, int] | None
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{'image', 'label'}, the label -1 where there is none; may raise UnreadableImage."""
+
+    def name(self, index: int) -> str:
+        """What to call an image: its file, or its number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +46,12 @@ class ArraySource:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    fingerprint: str = ''
+    title: str = 'image'
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return self.images.shape[1:3]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,44 +59,47 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {'image': self.images[index], 'label': int(self.labels[index])}
 
-
-@dataclasses.dataclass(frozen=True)
-class TfdsSource:
-    """A split of a prepared TFDS image-classification data set, decoded record by record."""
-
-    records: Any  # a tfds data source
-    image_key: str
-    label_key: str
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        image = record[self.image_key]
-        if image.shape[-1] == 1:
-            image = np.repeat(image, 3, axis=-1)
-        return {'image': image, 'label': int(record[self.label_key])}
+    def name(self, index: int) -> str:
+        return f'{self.title} #{index}'
 
 
 def load(name: str, split: str, *, data_dir: str, in_memory: bool) -> Source:
     """Opens one split of a data set.
 
     Args:
-      name: 'photos', or the name of a TFDS data set prepared as ArrayRecord under `data_dir`
-        ('cifar10', 'imagenet_resized/64x64').
+      name: 'photos'; 'folder', image files under `data_dir`; or the name of a data set prepared
+        in `data_dir` ('cifar10', 'imagenet_resized/64x64', 'imagenet100').
       split: a split in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+test'.
-      data_dir: directory of the prepared data sets, local or remote; unused by 'photos'.
+      data_dir: directory of the files or of the prepared data sets, local or remote; unused by
+        'photos'.
       in_memory: decode every image once, now; the images must be of one size.
 
     Raises:
-      InputError: an unknown data set or split, or a directory without a prepared data set.
+      InputError: an unknown data set or split, a directory without one, or images that do not
+        fit into memory.
     """
     if name == 'photos':
         return _load_photos(split)
-    source = _load_tfds(name, split, data_dir)
-    return _decoded(source, name) if in_memory else source
+    source = (
+        load_folder(data_dir, split) if name == 'folder' else load_prepared(name, split, data_dir)
+    )
+    return _decoded(source, f'{name} {split}') if in_memory else source
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What a run writes down of its data, as JSON: how many images, of which classes."""
+    return {
+        'images': len(source),
+        'classes': list(source.class_names),
+        'fingerprint': source.fingerprint,
+    }
+
+
+def read_records(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Several records, at once where the source has a way of its own; may raise UnreadableImage."""
+    if hasattr(source, '__getitems__'):
+        return source.__getitems__(indices)
+    return [source[i] for i in indices]
 
 
 def _load_photos(split: str) -> ArraySource:
@@ -88,78 +111,26 @@ def _load_photos(split: str) -> ArraySource:
         for part, start, stop in split_ranges(split, sizes)
     ]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return ArraySource(images, labels, names)
+    return ArraySource(images, labels, names, hashlib.sha256(images).hexdigest(), f'photos {split}')
 
 
-def _load_tfds(name: str, split: str, data_dir: str) -> TfdsSource:
-    builder = tfds.builder_from_directory(_prepared_directory(name, data_dir))
-    if not builder.info.file_format.value.startswith('array_record'):
-        raise InputError(
-            f'{name} in {data_dir} is prepared as {builder.info.file_format.value}, which has no '
-            "random access: prepare it with file_format='array_record'"
-        )
-    split_ranges(split, {key: info.num_examples for key, info in builder.info.splits.items()})
-    image_key = _feature_key(builder.info.features, tfds.features.Image, name)
-    label_key = _feature_key(builder.info.features, tfds.features.ClassLabel, name)
-    return TfdsSource(
-        records=builder.as_data_source(split),
-        image_key=image_key,
-        label_key=label_key,
-        class_names=tuple(builder.info.features[label_key].names),
-    )
-
-
-def _prepared_directory(name: str, data_dir: str) -> epath.Path:
-    """The newest prepared version of a data set, or an InputError that tells what there is."""
-    if not data_dir:
-        raise InputError(
-            f'unknown data set {name!r}: {", ".join(EMBEDDED)} is embedded; any other name is '
-            'looked for in the directory of prepared TFDS data sets that data.dir gives'
-        )
-    root = epath.Path(data_dir)
-    if not root.is_dir():
-        raise InputError(f'data.dir={data_dir} is not a directory')
-    versions = _versions(root / name)
-    if not versions:
-        known = sorted(path.name for path in root.iterdir() if path.is_dir() and _versions(path))
-        found = f'it holds {", ".join(known)}' if known else 'it holds no prepared data set'
-        raise InputError(
-            f'unknown data set {name!r}: not prepared in data.dir={data_dir} ({found}); '
-            f'embedded: {", ".join(EMBEDDED)}'
-        )
-    return max(versions, key=lambda path: tfds.core.Version(path.name))
-
-
-def _versions(directory: epath.Path) -> list[epath.Path]:
-    if not directory.is_dir():
-        return []
-    return [
-        path
-        for path in directory.iterdir()
-        if tfds.core.Version.is_valid(path.name) and (path / 'dataset_info.json').exists()
-    ]
-
-
-def _feature_key(features: Any, kind: type, name: str) -> str:
-    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
-    if len(keys) != 1:
-        raise InputError(
-            f'{name} is not an image-classification data set: it has {len(keys)} features of '
-            f'type {kind.__name__}, and one is needed'
-        )
-    return keys[0]
-
-
-def _decoded(source: Source, name: str) -> ArraySource:
+def _decoded(source: Source, title: str) -> ArraySource:
     first = source[0]['image']
+    needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
+            'memory that are free: give data.in_memory=False'
+        )
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = np.empty(len(source), np.int64)
-    for i in range(len(source)):
-        record = source[i]
-        if record['image'].shape != first.shape:
-            raise InputError(
-                f'{name} has images of several sizes, {first.shape} and '
-                f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
-            )
-        images[i], labels[i] = record['image'], record['label']
-    return ArraySource(images, labels, source.class_names)
+    for start in range(0, len(source), 1000):
+        chunk = range(start, min(start + 1000, len(source)))
+        for i, record in zip(chunk, read_records(source, chunk), strict=True):
+            if record['image'].shape != first.shape:
+                raise InputError(
+                    f'{title} has images of several sizes, {first.shape} and '
+                    f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
+                )
+            images[i], labels[i] = record['image'], record['label']
+    return ArraySource(images, labels, source.class_names, source.fingerprint, title)

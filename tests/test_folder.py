@@ -79,6 +79,7 @@ def test_other_files_and_hidden_ones_are_passed_over(labelled):
     write(labelled / '__MACOSX' / 'train' / 'ape' / '._0.png')
     write(labelled / 'train' / 'ape' / '._1.png')
     write(labelled / '.cache' / 'ape' / '1.png')
+    (labelled / 'devkit' / 'data').mkdir(parents=True)
     source = load_folder(str(labelled), 'train')
     assert names(source) == before
     assert source.class_names == ('ape', 'bee', 'cat')
@@ -169,7 +170,7 @@ def test_remote_folders_are_read(monkeypatch):
         (
             '.',
             'trian',
-            r"no image of the split 'trian'; it holds empty, mixed, train, val: lay",
+            r"no image of the split 'trian'; it holds mixed, train, val: lay",
         ),
         ('train', 'train', r"no image of the split 'train'; it holds ape, bee: lay it out as"),
         ('.', 'train[:0]', 'holds no image'),

@@ -75,20 +75,20 @@ class MultiscaleCrops:
         return rng.random((images, self.count, 22))  # area and aspect of ten tries, y and x
 
     def boxes(self, draws: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> np.ndarray:
-        height, width = (np.asarray(x)[:, None, None] for x in (heights, widths))  # [b 1 1]
-        area = height * width * _between(self.scale, draws[..., :10])
-        aspect = np.exp(_between(np.log(self.ratio), draws[..., 10:20]))
-        h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))  # [b p 10]
+        height, width = np.asarray(heights)[:, None], np.asarray(widths)[:, None]  # [b 1]
+        draws = np.moveaxis(draws, -1, 0)  # [22 b p]
+        area = height * width * _between(self.scale, draws[:10])
+        aspect = np.exp(_between(np.log(self.ratio), draws[10:20]))
+        h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))  # [10 b p]
         fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
-        found, first = fits.any(axis=-1), fits.argmax(axis=-1)[..., None]
-        h, w = (np.take_along_axis(x, first, axis=-1)[..., 0] for x in (h, w))  # [b p]
+        found, first = fits.any(axis=0), fits.argmax(axis=0)[None]
+        h, w = (np.take_along_axis(x, first, axis=0)[0] for x in (h, w))  # [b p]
 
-        height, width = height[..., 0], width[..., 0]
         aspect = np.clip(width / height, *self.ratio)
         h = np.where(found, h, np.clip(np.rint(width / aspect), 1, height))
         w = np.where(found, w, np.clip(np.rint(height * aspect), 1, width))
-        y = np.where(found, draws[..., 20] * (height - h + 1), (height - h) // 2)
-        x = np.where(found, draws[..., 21] * (width - w + 1), (width - w) // 2)
+        y = np.where(found, draws[20] * (height - h + 1), (height - h) // 2)
+        x = np.where(found, draws[21] * (width - w + 1), (width - w) // 2)
         return np.stack([y, x, h, w], axis=-1).astype(np.int32)  # rounds down
 
 

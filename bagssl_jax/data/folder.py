@@ -84,8 +84,8 @@ def load_folder(path: str, split: str) -> FolderSource:
         _refuse_images_below(path, top)
         splits, class_names = {FLAT_SPLIT: ''}, ()
     else:
-        splits = {folder: folder for folder in top.folders}
-        classes = {name for folder in top.folders for name in _list(_join(path, folder)).folders}
+        splits = {folder: folder for folder in top.folders if next(_walk(path, folder), None)}
+        classes = {name for folder in splits for name in _list(_join(path, folder)).folders}
         class_names = tuple(sorted(classes))
     files = {
         name: _ordered(path, folder, class_names)

@@ -19,7 +19,7 @@ def split_ranges(split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]
     }
     try:
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:  # the latter: parts of 'all'
         raise InputError(
             f'split {split!r}: {str(error).splitlines()[-1]} (splits here: {", ".join(sizes)})'
         ) from None
@@ -27,5 +27,5 @@ def split_ranges(split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]
         (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in parts
     ]
     if any(start >= stop for _, start, stop in ranges):
-        raise InputError(f'split {split!r} holds no image (splits here: {sizes})')
+        raise InputError(f'split {split!r} holds no image (splits here: {", ".join(sizes)})')
     return ranges

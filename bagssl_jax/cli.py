@@ -5,7 +5,7 @@ import difflib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -29,10 +29,44 @@ def run(
       extra_flags: further flags, whose values (strings) `program` takes after the workdir.
     """
     with _one_line_errors():
-        if {'--help', '-help', '-h'}.intersection(sys.argv):
+        if _wants_help():
             print(usage.strip())
         else:
             program(*parse(sys.argv, config_file=config_file, extra_flags=extra_flags))
+
+
+def run_command(
+    program: Callable[..., None], usage: str, *, words: Sequence[str], options: Mapping[str, str]
+) -> None:
+    """Calls `program(word, ..., option, ...)` as `run` does; it has no configuration or workdir.
+
+    Args:
+      program: what to do with the strings.
+      usage: printed by --help.
+      words: what each argument that is no flag is called, in their order.
+      options: the defaults of --OPTION=VALUE, in the order that `program` takes their values.
+    """
+    with _one_line_errors():
+        if _wants_help():
+            print(usage.strip())
+        else:
+            program(*parse_command(sys.argv, words=words, options=options))
+
+
+def parse_command(
+    argv: list[str], *, words: Sequence[str], options: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The words and the values of the options; InputError where the command line is wrong."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may follow words
+    for name, default in options.items():
+        flags.DEFINE_string(name, default, 'of this program', flag_values=values)
+    given = _parsed(values, argv)[1:]
+    if len(given) < len(words):
+        raise InputError(f'{words[len(given)]} is missing: --help says how to give it')
+    if len(given) > len(words):
+        raise InputError(f'{given[len(words)]!r} is one word too many: --help says what to give')
+    return *given, *(values[name].value for name in options)
 
 
 def parse(
@@ -67,6 +101,10 @@ def parse(
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
     return config.lock(), first.workdir, *(first[name].value for name in extra_flags)
+
+
+def _wants_help() -> bool:
+    return not {'--help', '-help', '-h'}.isdisjoint(sys.argv)
 
 
 @contextlib.contextmanager

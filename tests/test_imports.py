@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze'],
+    ['main', 'probe', 'analyze', 'prepare'],
     ['cli'],
     ['analysis'],
     ['training', 'evaluation'],
@@ -22,6 +22,7 @@ ONLY_IN = {
     'tensorflow_datasets': {'data'},
     'matplotlib': {'analysis', 'evaluation'},
     'sklearn': {'analysis'},
+    'etils': {'data'},
     'absl': {'cli', 'data'},
     'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis'},
 }

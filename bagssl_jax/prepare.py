@@ -1,0 +1,15 @@
+"""Prepares a data set of the TFDS catalogue, so that trainings and probes can read it.
+
+    python -m bagssl_jax.prepare NAME --data_dir=DIR
+
+NAME is as on https://www.tensorflow.org/datasets/catalog, such as cifar10, stl10 or
+imagenet_resized/64x64, or imagenet100, a subset of a prepared imagenet2012. Most data sets need
+TensorFlow to be prepared (pip install '.[prepare]'), and none to be read. For imagenet2012, put its
+archives into DIR/downloads/manual first.
+"""
+
+from bagssl_jax import cli
+from bagssl_jax.data.preparation import prepare
+
+if __name__ == '__main__':
+    cli.run_command(prepare, __doc__, words=['NAME'], options={'data_dir': ''})

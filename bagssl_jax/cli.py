@@ -1,90 +1,109 @@
 """How the programs start: flags, and one line with exit status 2 for what the user got wrong."""
 
-import contextlib
 import difflib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.errors import DataFailure, InputError, Interrupted
 from bagssl_jax.workdir import read_config
 
 
 def run(
-    program: Callable[..., None], usage: str, *, config_file: bool, extra_flags: Sequence[str] = ()
+    program: Callable[..., None],
+    usage: str,
+    *,
+    config_file: bool,
+    words: Sequence[str] = (),
+    workdir: bool = True,
+    extra_flags: Sequence[str] = (),
 ) -> None:
-    """Parses the command line, calls `program(config, workdir, ...)`, and exits where that fails.
+    """Parses the command line, calls `program` with what it says, and exits where that fails.
 
     Args:
-      program: what to do.
+      program: what to do, given what `parse` returns.
       usage: printed by --help.
       config_file: whether --config=FILE gives the configuration; if not, it is the one that a
         training left in the workdir. --config.KEY=VALUE overrides either.
-      extra_flags: further flags, whose values (strings) `program` takes after the workdir.
+      words: what the words before the flags say.
+      workdir: whether --workdir=DIR is needed.
+      extra_flags: further flags.
     """
-    with _one_line_errors():
-        if _wants_help():
-            print(usage.strip())
-        else:
-            program(*parse(sys.argv, config_file=config_file, extra_flags=extra_flags))
+
+    def start():
+        program(
+            *parse(
+                sys.argv,
+                config_file=config_file,
+                words=words,
+                workdir=workdir,
+                extra_flags=extra_flags,
+            )
+        )
+
+    _exit_after(start, usage)
 
 
 def run_command(
-    program: Callable[..., None], usage: str, *, words: Sequence[str], options: Mapping[str, str]
+    program: Callable[..., None],
+    usage: str,
+    *,
+    words: Sequence[str] = (),
+    options: Mapping[str, str],
 ) -> None:
-    """Calls `program(word, ..., option, ...)` as `run` does; it has no configuration or workdir.
+    """As `run`, for a program without a configuration.
 
     Args:
-      program: what to do with the strings.
+      program: what to do: called with the words in their order, and the options by name.
       usage: printed by --help.
-      words: what each argument that is no flag is called, in their order.
-      options: the defaults of --OPTION=VALUE, in the order that `program` takes their values.
+      words: what the words before the flags say.
+      options: name of a flag -> its default.
     """
-    with _one_line_errors():
-        if _wants_help():
-            print(usage.strip())
-        else:
-            program(*parse_command(sys.argv, words=words, options=options))
 
+    def start():
+        given, argv = _split_words(sys.argv, words)
+        values = flags.FlagValues()
+        for name, default in options.items():
+            flags.DEFINE_string(name, default, 'of this program', flag_values=values)
+        rest = _parsed(values, argv)
+        if rest[1:]:
+            raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
+        program(*given, **{name: values[name].value for name in options})
 
-def parse_command(
-    argv: list[str], *, words: Sequence[str], options: Mapping[str, str]
-) -> tuple[str, ...]:
-    """The words and the values of the options; InputError where the command line is wrong."""
-    values = flags.FlagValues()
-    values.set_gnu_getopt()  # flags may follow words
-    for name, default in options.items():
-        flags.DEFINE_string(name, default, 'of this program', flag_values=values)
-    given = _parsed(values, argv)[1:]
-    if len(given) < len(words):
-        raise InputError(f'{words[len(given)]} is missing: --help says how to give it')
-    if len(given) > len(words):
-        raise InputError(f'{given[len(words)]!r} is one word too many: --help says what to give')
-    return *given, *(values[name].value for name in options)
+    _exit_after(start, usage)
 
 
 def parse(
-    argv: list[str], *, config_file: bool, extra_flags: Sequence[str] = ()
-) -> tuple[ConfigDict, str, *tuple[str, ...]]:
-    """The configuration with its overrides, locked, the workdir and the values of `extra_flags`.
+    argv: list[str],
+    *,
+    config_file: bool,
+    words: Sequence[str] = (),
+    workdir: bool = True,
+    extra_flags: Sequence[str] = (),
+) -> tuple[ConfigDict, *tuple[str, ...]]:
+    """The configuration with its overrides, locked; the words; the workdir; the extra flags.
+
+    Arguments as for `run`.
 
     Raises:
       InputError: the command line, or the configuration that it names, is wrong.
     """
     first = flags.FlagValues()
-    flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=first)
+    if workdir:
+        flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=first)
     if config_file:
         flags.DEFINE_string('config', '', 'file of the configuration', flag_values=first)
     for name in extra_flags:
         flags.DEFINE_string(name, '', 'of this program', flag_values=first)
+    given, argv = _split_words(argv, words)
     overrides = _parsed(first, argv, known_only=True)
-    if not first.workdir:
+    if workdir and not first.workdir:
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
     if config_file:
         config = _read_file(first.config)
@@ -100,26 +119,43 @@ def parse(
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
-    return config.lock(), first.workdir, *(first[name].value for name in extra_flags)
+    named = [*(['workdir'] if workdir else []), *extra_flags]
+    return config.lock(), *given, *(first[name].value for name in named)
 
 
-def _wants_help() -> bool:
-    return not {'--help', '-help', '-h'}.isdisjoint(sys.argv)
+def _exit_after(start: Callable[[], None], usage: str) -> None:
+    if {'--help', '-help', '-h'}.intersection(sys.argv):
+        print(usage.strip())
+    elif status := _status_of(start):
+        # Not while an error is handled: its frames would keep batches in shared memory alive.
+        sys.exit(status)
 
 
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _status_of(start: Callable[[], None]) -> int:
     try:
-        yield
+        start()
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        return 2
+    except DataFailure as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        sys.exit(128 + stop.number)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
+
+
+def _split_words(argv: list[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that follow the program's name, and the command line without them."""
+    given = argv[1 : 1 + len(words)]
+    if len(given) < len(words) or any(word.startswith('-') for word in given):
+        usage = ' '.join(word.upper() for word in words)
+        raise InputError(f'{usage} is missing: it comes first, before the flags')
+    return given, [argv[0], *argv[1 + len(words) :]]
 
 
 def _parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> list[str]:

@@ -14,6 +14,13 @@ class UnreadableImage(InputError):
     """One image of a data set cannot be decoded. The message names it, and says why."""
 
 
+class DataFailure(Exception):
+    """The input pipeline broke down, through no fault of the user's, and training is saved.
+
+    Entry points print it on standard error and exit with status 1.
+    """
+
+
 class Interrupted(Exception):
     """A signal stopped the training, which has saved where it was.
 

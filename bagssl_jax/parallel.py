@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bagssl_jax.errors import InputError
 
 DATA_AXIS = 'data'
+Tree = TypeVar('Tree')
+Note = TypeVar('Note')
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -40,18 +42,29 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
 
 
 def prefetch_to_devices(
-    batches: Iterable[np.ndarray], sharding: NamedSharding, ahead: int = 2
-) -> Iterator[jax.Array]:
+    batches: Iterable[tuple[Tree, Note]], sharding: NamedSharding, ahead: int = 2
+) -> Iterator[tuple[Tree, Note]]:
     """Yields global arrays, with the copies of the next `ahead` batches already under way.
 
-    `batches` holds this process's part of each global batch, in the order of `sharding`.
+    Args:
+      batches: trees of this process's parts of global arrays, in the order of `sharding`, each
+        with a note that stays on the host.
+      sharding: of every array.
+      ahead: batches.
     """
     waiting = collections.deque()
-    for batch in batches:
-        waiting.append(jax.make_array_from_process_local_data(sharding, batch))
+    for arrays, note in batches:
+        waiting.append((global_arrays(arrays, sharding), note))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
+
+
+def global_arrays(arrays: Tree, sharding: NamedSharding) -> Tree:
+    """Starts copying this process's parts of global arrays to the devices."""
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array), arrays
+    )
 
 
 def sum_over(x: Any, axis_name: str | None) -> Any:

@@ -12,4 +12,4 @@ from bagssl_jax import cli
 from bagssl_jax.data.preparation import prepare
 
 if __name__ == '__main__':
-    cli.run_command(prepare, __doc__, words=['NAME'], options={'data_dir': ''})
+    cli.run_command(prepare, __doc__, words=('name',), options={'data_dir': ''})

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import tensorboardX
@@ -64,6 +65,11 @@ class Recorder:
             self._bar.close()
             self._events.close()
             self._file.close()
+
+
+def note(line: str) -> None:
+    """Prints a line on standard error, above the progress bar."""
+    tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def _complete_lines(path: pathlib.Path) -> list[str]:

@@ -12,6 +12,7 @@ FREE_KEYS = (
     'data.dir',
     'data.workers',
     'data.in_memory',
+    'data.on_error',
     'data.test_split',
     'train.log_every',
     'train.checkpoint_every',
@@ -20,22 +21,24 @@ FREE_KEYS = (
 )
 
 
-def claim(workdir: str, config: Mapping[str, Any]) -> None:
+def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Makes `workdir` the directory of the run that `config` describes, or finds that it is.
 
-    Writes config.json. Keys that do not change what is learned may differ between two starts.
+    Writes config.json and data.json. Keys that do not change what is learned may differ between
+    two starts.
 
     Args:
       workdir: created where it does not exist.
       config: the resolved configuration, nested.
+      data: of the training images: 'images' (how many), 'classes', 'fingerprint'.
 
     Raises:
       InputError: the directory holds another configuration, naming the first key that differs,
-        or cannot be written.
+        or a run on other images, or cannot be written.
     """
-    path = pathlib.Path(workdir) / 'config.json'
+    directory = pathlib.Path(workdir)
     new = _flat(json.loads(json.dumps(config)))
-    if path.exists():
+    if (directory / 'config.json').exists():
         old = _flat(read_config(workdir))
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
@@ -43,12 +46,17 @@ def claim(workdir: str, config: Mapping[str, Any]) -> None:
                     f'{workdir} holds a run with {key}={old.get(key)}, not {new.get(key)}: '
                     'give another --workdir, or the configuration of that run'
                 )
+    began = read_data(workdir)
+    if began and began != data:
+        raise InputError(
+            f'the training images are not those that the run in {workdir} began with '
+            f'({began["images"]:,} then, {data["images"]:,} now): bring those back, or give '
+            'another --workdir'
+        )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # At once or not at all: a kill must not leave half a file.
-        draft = path.with_name('config.json.new')
-        draft.write_text(json.dumps(config, indent=2) + '\n')
-        draft.replace(path)
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / 'data.json', data)
+        _write(directory / 'config.json', config)
     except OSError as error:
         raise InputError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
 
@@ -59,15 +67,33 @@ def read_config(workdir: str) -> dict[str, Any]:
     Raises:
       InputError: there is none, or it cannot be read.
     """
-    path = pathlib.Path(workdir) / 'config.json'
+    config = _read(pathlib.Path(workdir) / 'config.json')
+    if config is None:
+        raise InputError(
+            f'no run in {workdir} (it holds no config.json): give the --workdir of a training'
+        )
+    return config
+
+
+def read_data(workdir: str) -> dict[str, Any] | None:
+    """What `claim` wrote down of the training images; None where it wrote nothing."""
+    return _read(pathlib.Path(workdir) / 'data.json')
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except OSError:
-        raise InputError(
-            f'no run in {workdir} (it holds no config.json): give the --workdir of a training'
-        ) from None
+        return None
     except json.JSONDecodeError as error:
         raise InputError(f'{path} is damaged: {error}') from None
+
+
+def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    # At once or not at all: a kill must not leave half a file.
+    draft = path.with_name(f'{path.name}.new')
+    draft.write_text(json.dumps(content, indent=2) + '\n')
+    draft.replace(path)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -41,6 +41,7 @@ def get_config(arguments: str = 'tcr') -> ConfigDict:
     config.crops = 'multiscale' if 'multiscale' in words else 'fixed'
     config.multiscale.scale = (0.2, 1.0)
     config.data.name = 'cifar10'
+    config.data.in_memory = True
     config.patches.scale = 0.25
     if 'small' in words:
         _small(config)

@@ -8,13 +8,17 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initialisation, data order, crops and augmentation
 
     config.data = data = ConfigDict()
-    data.name = 'photos'  # 'photos' (embedded), or a prepared TFDS data set such as 'cifar10'
-    data.dir = ''  # where the prepared TFDS data sets lie
+    # 'photos' (embedded), 'folder' (dir/SPLIT/CLASS/*.jpg), or a data set that
+    # bagssl_jax.prepare has prepared in dir: 'cifar10', 'imagenet_resized/64x64', 'imagenet100'
+    data.name = 'photos'
+    data.dir = ''  # local, or gs://, s3://
     data.train_split = 'train'  # TFDS notation: 'train[:10%]', 'train[:10000]'
     data.test_split = 'test'
-    data.in_memory = True  # decode every image once, at the start; needs images of one size
+    data.in_memory = False  # decode every image once, at the start; needs images of one size
     data.batch_size = 128  # images a step, over all devices
-    data.workers = 0  # processes that crop; 0: threads of the main process
+    data.workers = 0  # processes that read and crop; 0: threads of the main process
+    data.crop_on = 'host'  # 'device': send images, and cut their patches there; for small images
+    data.on_error = 'stop'  # at an unreadable image; 'skip' leaves such images out
 
     config.patches = patches = ConfigDict()
     patches.count = 8  # patches an image, p >= 2
@@ -91,6 +95,7 @@ def get_config() -> ConfigDict:
 
     config.probe = probe = ConfigDict()
     probe.after_training = True  # run the probes when the training ends
+    probe.train_split = ''  # that the probes learn from; '': data.train_split
     probe.patches = (1, 4, 16, 64)  # bag sizes, square numbers
     probe.spaces = ('h',)  # 'h': embedding, 'z': projection
     probe.batch_size = 1024  # patches a forward pass, over all devices

@@ -25,11 +25,11 @@ def encoders():
 
 
 def means(source, encoders, count, chunk, spaces=('h', 'z')):
-    transform = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
+    view = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
     return bags.bag_means(
         bags.make_embed(ENCODER, PROJECTOR, spaces),
         encoders,
-        pipeline.bag_batches(source, transform, batch_size=chunk // count),
+        pipeline.bag_batches(source, view, batch_size=chunk // count),
         spaces=spaces,
         chunk=chunk,
         mesh=make_mesh(),
@@ -66,7 +66,7 @@ def test_evaluation_is_deterministic(source, encoders):
 def test_one_program_serves_every_bag_size(source, encoders):
     embed = bags.make_embed(ENCODER, PROJECTOR, ('h',))
     for count in (1, 4, 9):
-        transform = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
-        batches = pipeline.bag_batches(source, transform, batch_size=16 // count)
+        view = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
+        batches = pipeline.bag_batches(source, view, batch_size=16 // count)
         bags.bag_means(embed, encoders, batches, spaces=('h',), chunk=16, mesh=make_mesh())
     assert embed._cache_size() == 1

@@ -7,11 +7,11 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze', 'prepare'],
+    ['main', 'probe', 'analyze', 'benchmark', 'prepare'],
     ['cli'],
-    ['analysis'],
+    ['analysis', 'benchmarks'],
     ['training', 'evaluation'],
-    ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse'],
+    ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
     ['parallel', 'records', 'workdir'],
     ['errors'],
 ]
@@ -22,9 +22,9 @@ ONLY_IN = {
     'tensorflow_datasets': {'data'},
     'matplotlib': {'analysis', 'evaluation'},
     'sklearn': {'analysis'},
-    'etils': {'data'},
     'absl': {'cli', 'data'},
-    'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis'},
+    'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis', 'benchmarks'},
+    'PIL': {'data', 'benchmarks'},
 }
 
 

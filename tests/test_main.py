@@ -148,7 +148,7 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.train.epochs'], 'Missing value'),
         (['train.epochs=3'], "'train.epochs=3' is not a flag"),
         (['--epochs=3'], "Unknown command line flag 'epochs'"),
-        (['--config.data.name=imagnet'], "unknown data set 'imagnet': photos is embedded"),
+        (['--config.data.name=imagnet'], "unknown data set 'imagnet': choose photos or folder"),
         (
             ['--config.data.name=cifar10', '--config.data.dir=/no/such'],
             'data.dir=/no/such is not a directory',
@@ -171,13 +171,11 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.train.epochs=nan'], 'train.epochs=nan'),
         (['--config.optimizer.learning_rate=-1'], 'optimizer.learning_rate=-1.0'),
         (
-            [
-                '--config.data.in_memory=False',
-                '--config.patches.resize=0',
-                '--config.patches.size=0',
-            ],
-            'give patches.resize=SIDE',
+            ['--config.data.on_error=ignore'],
+            "unknown data.on_error 'ignore': choose from stop, skip",
         ),
+        (['--config.data.crop_on=gpu'], "unknown data.crop_on 'gpu': choose from host, device"),
+        (['--config.data.name=folder'], 'data.name=folder needs data.dir=PATH'),
         # What the probe will need is known before the training starts.
         (['--config.probe.patches=1,5'], 'a grid of 5 patches is not square'),
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),

@@ -1,12 +1,45 @@
+import contextlib
 import itertools
 
 import numpy as np
 import pytest
 
-from bagssl_jax.data import pipeline, sources
-from bagssl_jax.errors import InputError
+from bagssl_jax import device_crops
+from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.errors import InputError, UnreadableImage
 
-PATCHES = pipeline.RandomPatches(count=3, size=4, scale=0.0, resize=0)
+RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
+
+
+def make_crops(name='fixed', count=3, size=0, scale=0.25, resize=0):
+    patches = {'count': count, 'size': size, 'scale': scale, 'resize': resize}
+    return crops.make_crops(name, patches, RANGES)
+
+
+PATCHES = make_crops(size=4)
+
+
+class FilesSource:
+    """The images of another source, read one by one; some of them cannot be."""
+
+    class_names = ('a',)
+    image_shape = None
+    fingerprint = ''
+
+    def __init__(self, source, broken=()):
+        self._source = source
+        self._broken = broken
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        if index in self._broken:
+            raise UnreadableImage(f'{self.name(index)} is broken')
+        return self._source[index]
+
+    def name(self, index):
+        return f'{index}.png'
 
 
 @pytest.fixture(scope='module')
@@ -18,9 +51,15 @@ def source():
     return sources.ArraySource(images, np.arange(22), tuple('abcdefghijklmnopqrstuv'))
 
 
-def take(source, count, transform=PATCHES, **options):
+def take_all(source, count, random_crops=PATCHES, **options):
     options = {'seed': 0, 'batch_size': 4, **options}
-    return list(itertools.islice(pipeline.train_batches(source, transform, **options), count))
+    batches = pipeline.train_batches(source, random_crops, **options)
+    with contextlib.closing(batches):
+        return list(itertools.islice(batches, count))
+
+
+def take(source, count, random_crops=PATCHES, **options):
+    return [batch.inputs['patches'] for batch in take_all(source, count, random_crops, **options)]
 
 
 def numbers(batch):
@@ -81,18 +120,61 @@ def test_workers_do_not_change_the_batches(source):
         np.testing.assert_array_equal(take(source, 8, workers=workers), expected)
 
 
+@pytest.mark.slow
+def test_a_later_start_with_other_workers_continues_the_same_batches(source):
+    np.testing.assert_array_equal(take(source, 12, workers=2)[7:], take(source, 5, start=7))
+    np.testing.assert_array_equal(take(source, 12)[7:], take(source, 5, start=7, workers=1))
+
+
+def test_files_give_the_same_batches_as_arrays(source):
+    np.testing.assert_array_equal(take(FilesSource(source), 7), take(source, 7))
+
+
+@pytest.mark.parametrize(
+    ('random_crops', 'size', 'tolerance'),
+    [
+        (make_crops(size=4), 4, 0),
+        (make_crops(size=4, resize=4), 4, 0),
+        (make_crops(resize=6), 4, 1),
+        (make_crops('multiscale', resize=5), 0, 1),
+    ],
+)
+def test_patches_cut_on_the_device_are_those_cut_on_the_host(source, random_crops, size, tolerance):
+    host = take(source, 7, random_crops)
+    inputs = [batch.inputs for batch in take_all(source, 7, random_crops, on_device=True)]
+    assert inputs[0].keys() == {'images', 'boxes'}
+    resize = random_crops.resize
+    for patches, sent in zip(host, inputs, strict=True):
+        cut = device_crops.cut(sent['images'], sent['boxes'], size=size, resize=resize)
+        cut = np.asarray(cut)
+        assert cut.dtype == np.uint8
+        assert abs(cut.astype(int) - patches).max() <= tolerance
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_and_reported(source):
+    intact = take_all(FilesSource(source), 10)
+    batches = take_all(FilesSource(source, broken=(5, 6)), 10)
+    assert (np.concatenate([batch.unreadable for batch in intact]) == -1).all()
+    for batch, expected in zip(batches, intact, strict=True):
+        was = np.array(numbers(expected.inputs['patches']))
+        expected_now = np.where((was == 5) | (was == 6), 7, was)
+        assert numbers(batch.inputs['patches']) == expected_now.tolist()
+        np.testing.assert_array_equal(batch.unreadable, np.where(was != expected_now, was, -1))
+
+
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_source_without_a_readable_image_is_refused(source, workers):
+    broken = FilesSource(source, broken=range(22))
+    with pytest.raises(UnreadableImage, match=r'\.png is broken; and so it is with the next 21'):
+        take(broken, 1, workers=workers)
+
+
 def test_resized_patches_have_the_size_asked_for(source):
-    transform = pipeline.RandomPatches(count=2, size=0, scale=0.25, resize=6)
-    assert take(source, 1, transform)[0].shape == (4, 2, 6, 6, 3)
-
-
-PATCH_KEYS = {'count': 3, 'size': 0, 'scale': 0.25, 'resize': 5}
-RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
+    assert take(source, 1, make_crops(count=2, resize=6))[0].shape == (4, 2, 6, 6, 3)
 
 
 def test_multiscale_crops_are_resized_to_one_size(source):
-    transform = pipeline.make_crops('multiscale', PATCH_KEYS, RANGES)
-    first, again = take(source, 2, transform), take(source, 2, transform)
+    first, again = (take(source, 2, make_crops('multiscale', resize=5)) for _ in range(2))
     assert first[0].shape == (4, 3, 5, 5, 3)
     np.testing.assert_array_equal(first, again)
     # The range of the green channel, which is the pixel's row, tells how high a crop is.
@@ -100,50 +182,43 @@ def test_multiscale_crops_are_resized_to_one_size(source):
     assert len(set(heights)) > 2
 
 
-@pytest.mark.parametrize(
-    ('name', 'patches', 'ranges', 'message'),
-    [
-        ('multi', {}, {}, "unknown crops 'multi': choose from fixed, multiscale"),
-        ('multiscale', {'resize': 0}, {}, r'patches\.resize'),
-        ('multiscale', {}, {'scale': (0.5, 0.1)}, r'multiscale\.scale=\(0\.5, 0\.1\)'),
-        ('multiscale', {}, {'ratio': (0, 1)}, r'multiscale\.ratio=\(0, 1\)'),
-    ],
-)
-def test_unusable_crops_are_refused(name, patches, ranges, message):
-    with pytest.raises(InputError, match=message):
-        pipeline.make_crops(name, {**PATCH_KEYS, **patches}, {**RANGES, **ranges})
-
-
 def test_a_source_smaller_than_a_batch_is_refused(source):
     with pytest.raises(InputError, match=r'data.batch_size=23 is more than the 22 training images'):
         pipeline.steps_per_epoch(source, 23)
 
 
-def test_bags_come_once_each_and_in_order(source):
-    transform = pipeline.GridPatches(count=4, size=4, scale=0.0, resize=0)
-    batches = list(pipeline.bag_batches(source, transform, batch_size=5))
-    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 2]
-    patches, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('make_source', [lambda source: source, FilesSource])
+def test_bags_come_once_each_and_in_order(source, make_source, workers):
+    view = pipeline.GridPatches(count=4, size=4, scale=0.0, resize=0)
+    batches = list(pipeline.bag_batches(make_source(source), view, batch_size=5, workers=workers))
+    assert [len(batch.labels) for batch in batches] == [5, 5, 5, 5, 2]
+    patches, labels, unreadable = map(np.concatenate, zip(*batches, strict=True))
     np.testing.assert_array_equal(labels, np.arange(22))
     np.testing.assert_array_equal(patches[:, 0], source.images[:, :4, :4])
     np.testing.assert_array_equal(patches[:, 3], source.images[:, 4:, 4:])
+    assert len(unreadable) == 0
+
+
+def test_unreadable_images_have_no_bag(source):
+    broken = FilesSource(source, broken=(0, 1, 2, 3, 4, 21))
+    view = pipeline.GridPatches(count=4, size=4, scale=0.0, resize=0)
+    batches = list(pipeline.bag_batches(broken, view, batch_size=5, on_error='skip'))
+    assert [batch.unreadable.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [], [], [], [21]]
+    patches, labels, _ = map(np.concatenate, zip(*batches, strict=True))
+    np.testing.assert_array_equal(labels, np.arange(5, 21))
+    np.testing.assert_array_equal(patches[:, 0], source.images[5:21, :4, :4])
+    with pytest.raises(UnreadableImage, match=r'\d\.png is broken'):
+        list(pipeline.bag_batches(broken, view, batch_size=5))
 
 
 def test_the_whole_image_is_a_bag_of_one(source):
-    patches, _ = next(pipeline.bag_batches(source, pipeline.Whole(8, 8), batch_size=22))
-    np.testing.assert_array_equal(patches[:, 0], source.images)
+    [batch] = pipeline.bag_batches(source, pipeline.Whole(8, 8), batch_size=22)
+    np.testing.assert_array_equal(batch.patches[:, 0], source.images)
 
 
 def test_whole_images_of_another_size_cover_the_one_asked_for():
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, 4:12] = 200
-    patches, _ = pipeline.Whole(4, 4).map({'image': image, 'label': 0})
-    np.testing.assert_array_equal(patches, np.full((1, 4, 4, 3), 200))
-
-
-def test_patches_that_may_differ_in_size_are_refused():
-    pipeline.check_patches(PATCH_KEYS, in_memory=False)
-    with pytest.raises(InputError, match=r'patches\.resize=SIDE'):
-        pipeline.check_patches({**PATCH_KEYS, 'resize': 0}, in_memory=False)
-    with pytest.raises(InputError, match=r'patches\.resize=-1'):
-        pipeline.check_patches({**PATCH_KEYS, 'resize': -1}, in_memory=True)
+    patches = pipeline.Whole(4, 4).cut([image])
+    np.testing.assert_array_equal(patches, np.full((1, 1, 4, 4, 3), 200))

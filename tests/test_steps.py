@@ -51,8 +51,9 @@ def compiled(devices, objective, augment, learning_rate, dtype='float32'):
         networks,
         make_objective(objective, {}),
         optimizer,
-        augment,
         cosine_momentum(0.9, 10),
+        cut=lambda patches: patches,
+        augment=augment,
         key=jax.random.key(3),
         mesh=make_mesh(jax.devices()[:devices]),
     )
@@ -178,7 +179,13 @@ def test_spread_is_of_the_global_batch(patches):
     for devices in (1, 8):
         state, _, sharding = build(devices, 'tcr')
         mesh = make_mesh(jax.devices()[:devices])
-        measure = make_spread_step(networks_for('tcr'), plain, key=jax.random.key(3), mesh=mesh)
+        measure = make_spread_step(
+            networks_for('tcr'),
+            cut=lambda patches: patches,
+            augment=plain,
+            key=jax.random.key(3),
+            mesh=mesh,
+        )
         measured.append(measure(state, jax.device_put(patches, sharding)))
     chex.assert_trees_all_close(*jax.device_get(measured), rtol=1e-3)
     assert measured[0].keys() == {'h_std', 'h_effective_rank', 'z_std', 'z_effective_rank'}

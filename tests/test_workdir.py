@@ -2,10 +2,16 @@ import json
 
 import pytest
 
+from bagssl_jax import workdir
 from bagssl_jax.errors import InputError
-from bagssl_jax.workdir import claim, read_config
+from bagssl_jax.workdir import read_config, read_data
 
 CONFIG = {'seed': 0, 'data': {'name': 'photos', 'workers': 0}, 'probe': {'patches': (1, 4)}}
+DATA = {'images': 96, 'classes': ['a', 'b'], 'fingerprint': '12ab'}
+
+
+def claim(directory, config, data=DATA):
+    workdir.claim(directory, config, data)
 
 
 def changed(path, value):
@@ -49,6 +55,14 @@ def test_what_does_not_change_the_learning_may_differ(tmp_path, path, value):
     claim(str(tmp_path), CONFIG)
     claim(str(tmp_path), changed(path, value))
     assert read_config(str(tmp_path)) == changed(path, value)
+
+
+@pytest.mark.parametrize('change', [{'images': 95}, {'classes': ['a']}, {'fingerprint': '0'}])
+def test_other_images_are_refused(tmp_path, change):
+    claim(str(tmp_path), CONFIG)
+    with pytest.raises(InputError, match=r'not those that the run in .* began with \(96 then'):
+        claim(str(tmp_path), CONFIG, {**DATA, **change})
+    assert read_data(str(tmp_path)) == DATA
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):

@@ -108,7 +108,7 @@ def compare_patches(
         in_memory=config.data.in_memory,
     )
     source = _Subset(source, images, seed=config.seed)
-    height, width = source[0]['image'].shape[:2]
+    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
     side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
     crops.grid_boxes(height, width, side=side, count=patches)
     transform = pipeline.GridPatches(**{**config.patches, 'count': patches})
@@ -116,9 +116,11 @@ def compare_patches(
     def bags():
         progress = tqdm.tqdm(total=len(source), desc='patches', unit=' images', file=sys.stderr)
         with progress:
-            for bag, _ in pipeline.bag_batches(source, transform, batch_size=chunk // patches):
-                yield bag
-                progress.update(len(bag))
+            for batch in pipeline.bag_batches(
+                source, transform, batch_size=chunk // patches, on_error=config.data.on_error
+            ):
+                yield batch.patches
+                progress.update(len(batch.patches))
 
     thumbnails = np.concatenate([_thumbnails(bag) for bag in bags()])  # [b p f]
     code_of = quantize(thumbnails.reshape(-1, thumbnails.shape[-1]), codes, seed=config.seed)
@@ -272,6 +274,10 @@ class _Subset:
         self._source = source
         self._indices = np.sort(chosen)
         self.class_names = source.class_names
+        self.image_shape = source.image_shape
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -3,82 +3,172 @@
 A box is (y, x, height, width) in pixels.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 
 from bagssl_jax.errors import InputError
 
+Images = np.ndarray | Sequence[np.ndarray]  # uint8 [b h w c], or b images [h w c] of any sizes
 
-def patch_side(height: int, width: int, *, size: int, scale: float) -> int:
-    """Side in pixels of a square patch of an image of `height` x `width`.
 
-    Args:
-      size: the side in pixels; 0 to use `scale`.
-      scale: the patch's share of the image's area, in (0, 1].
+class RandomCrops(Protocol):
+    """How the training patches of an image are placed: `count` boxes, resized to `resize`.
 
-    Raises:
-      InputError: the patch is larger than the image, or the scale is out of range.
+    The draws do not depend on the images, so that one process can draw for a global batch and
+    take its part without knowing the other images' sizes.
     """
-    if not size and not 0 < scale <= 1:
-        raise InputError(f'patches.scale={scale} is not a share of the area: give one in (0, 1]')
-    side = size or max(1, round(math.sqrt(scale * height * width)))
-    if not 0 < side <= min(height, width):
-        given = f'patches.size={size}' if size else f'patches.scale={scale}'
-        raise InputError(
-            f'a patch of {side}x{side} pixels ({given}) does not fit into an image of '
-            f'{height}x{width}: give a smaller one'
-        )
-    return side
+
+    count: int
+    resize: int  # side in pixels of a patch; 0 to keep the pixels as they are
+
+    def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
+        """Numbers in [0, 1) for so many images: float64 [b p k], k of them a patch."""
+
+    def boxes(self, draws: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> np.ndarray:
+        """The boxes in images of these sizes, int [b] each: int32 [b p 4]."""
 
 
-def random_boxes(
-    rng: np.random.Generator, height: int, width: int, *, side: int, count: int
-) -> np.ndarray:
-    """`count` square boxes, uniform over all places inside the image: int64 [count 4]."""
-    y = rng.integers(0, height - side + 1, count)
-    x = rng.integers(0, width - side + 1, count)
-    return np.stack([y, x, np.full(count, side), np.full(count, side)], axis=1)
+@dataclasses.dataclass(frozen=True)
+class FixedCrops:
+    """Squares of one scale, uniform over all places; as in the configuration's `patches`."""
+
+    count: int
+    size: int
+    scale: float
+    resize: int
+
+    def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
+        return rng.random((images, self.count, 2))
+
+    def boxes(self, draws: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> np.ndarray:
+        heights, widths = np.asarray(heights), np.asarray(widths)
+        sides = patch_sides(heights, widths, size=self.size, scale=self.scale)
+        boxes = np.empty((*draws.shape[:2], 4), np.int32)
+        boxes[..., 0] = draws[..., 0] * (heights - sides + 1)[:, None]  # rounds down
+        boxes[..., 1] = draws[..., 1] * (widths - sides + 1)[:, None]
+        boxes[..., 2:] = sides[:, None, None]
+        return boxes
 
 
-def random_resized_boxes(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    count: int,
-) -> np.ndarray:
-    """`count` boxes of random area, aspect and place, as in torchvision's RandomResizedCrop.
+@dataclasses.dataclass(frozen=True)
+class MultiscaleCrops:
+    """Boxes of random area, aspect and place, as in torchvision's RandomResizedCrop.
 
     The share of the area is uniform in `scale`, the logarithm of width / height uniform in that
     of `ratio`; sides are rounded. Of ten tries the first that fits is taken, at a uniform place;
     where none fits, the largest center crop with an aspect inside `ratio`.
-
-    Returns:
-      int64 [count 4].
     """
-    tries = (count, 10)
-    area = height * width * rng.uniform(*scale, tries)
-    aspect = np.exp(rng.uniform(*np.log(ratio), tries))
-    heights = np.rint(np.sqrt(area / aspect)).astype(int)
-    widths = np.rint(np.sqrt(area * aspect)).astype(int)
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    first = fits.argmax(axis=1)
-    rows = np.arange(count)
-    h, w = heights[rows, first], widths[rows, first]
-    y, x = (
-        rng.integers(0, np.maximum(height - h, 0) + 1),
-        rng.integers(0, np.maximum(width - w, 0) + 1),
-    )
-    center = _center_box(height, width, ratio)
-    return np.where(fits.any(axis=1, keepdims=True), np.stack([y, x, h, w], axis=1), center)
+
+    count: int
+    resize: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
+        return rng.random((images, self.count, 22))  # area and aspect of ten tries, y and x
+
+    def boxes(self, draws: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> np.ndarray:
+        height, width = (np.asarray(x)[:, None, None] for x in (heights, widths))  # [b 1 1]
+        area = height * width * _between(self.scale, draws[..., :10])
+        aspect = np.exp(_between(np.log(self.ratio), draws[..., 10:20]))
+        h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))  # [b p 10]
+        fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+        found, first = fits.any(axis=-1), fits.argmax(axis=-1)[..., None]
+        h, w = (np.take_along_axis(x, first, axis=-1)[..., 0] for x in (h, w))  # [b p]
+
+        height, width = height[..., 0], width[..., 0]
+        aspect = np.clip(width / height, *self.ratio)
+        h = np.where(found, h, np.clip(np.rint(width / aspect), 1, height))
+        w = np.where(found, w, np.clip(np.rint(height * aspect), 1, width))
+        y = np.where(found, draws[..., 20] * (height - h + 1), (height - h) // 2)
+        x = np.where(found, draws[..., 21] * (width - w + 1), (width - w) // 2)
+        return np.stack([y, x, h, w], axis=-1).astype(np.int32)  # rounds down
+
+
+def make_crops(name: str, patches: Mapping[str, Any], multiscale: Mapping[str, Any]) -> RandomCrops:
+    """What places the training patches.
+
+    Args:
+      name: 'fixed', squares of one scale, or 'multiscale', RandomResizedCrop.
+      patches: count, size, scale and resize, as in the configuration.
+      multiscale: scale and ratio, likewise.
+
+    Raises:
+      InputError: an unknown name, or 'multiscale' with unusable ranges or no size to resize to.
+    """
+    if name == 'fixed':
+        return FixedCrops(**patches)
+    if name != 'multiscale':
+        raise InputError(f'unknown crops {name!r}: choose from fixed, multiscale')
+    if patches['resize'] < 1:
+        raise InputError('crops=multiscale has crops of many sizes: give patches.resize=SIDE')
+    scale, ratio = multiscale['scale'], multiscale['ratio']
+    if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise InputError(
+            f'multiscale.scale={scale} and multiscale.ratio={ratio} must be (smallest, largest), '
+            'the former in (0, 1]'
+        )
+    return MultiscaleCrops(patches['count'], patches['resize'], scale, ratio)
+
+
+def check_patches(patches: Mapping[str, Any], image_shape: tuple[int, int] | None) -> None:
+    """Raises InputError where patches of different images may come out in different sizes.
+
+    Args:
+      patches: size and resize, as in the configuration.
+      image_shape: (height, width) of every image; None where they may differ.
+    """
+    if patches['resize'] < 0:
+        raise InputError(f'patches.resize={patches["resize"]} must be a size in pixels, or 0')
+    if image_shape is None and not patches['size'] and not patches['resize']:
+        raise InputError(
+            'the images may differ in size, and patches.scale in pixels with them: give '
+            'patches.resize=SIDE or patches.size=SIDE'
+        )
+
+
+def patch_side(height: int, width: int, *, size: int, scale: float) -> int:
+    """Side in pixels of a square patch of one image: `patch_sides` of one."""
+    return int(patch_sides(np.array([height]), np.array([width]), size=size, scale=scale)[0])
+
+
+def patch_sides(heights: np.ndarray, widths: np.ndarray, *, size: int, scale: float) -> np.ndarray:
+    """Sides in pixels of the square patches of images of these sizes, int [b] each: int32 [b].
+
+    Args:
+      heights, widths: of the images.
+      size: the side in pixels; 0 to use `scale`.
+      scale: the patch's share of the image's area, in (0, 1].
+
+    Raises:
+      InputError: the patch is larger than an image, or the scale is out of range.
+    """
+    if not size and not 0 < scale <= 1:
+        raise InputError(f'patches.scale={scale} is not a share of the area: give one in (0, 1]')
+    if size:
+        sides = np.full(heights.shape, size, np.int32)
+    else:
+        sides = np.maximum(1, np.rint(np.sqrt(scale * heights * widths))).astype(np.int32)
+    outside = (sides < 1) | (sides > np.minimum(heights, widths))
+    if outside.any():
+        i = outside.argmax()
+        given = f'patches.size={size}' if size else f'patches.scale={scale}'
+        raise InputError(
+            f'a patch of {sides[i]}x{sides[i]} pixels ({given}) does not fit into an image of '
+            f'{heights[i]}x{widths[i]}: give a smaller one'
+        )
+    return sides
 
 
 def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
-    """An even grid of `count` (a square number) boxes that reaches the edges: int64 [count 4].
+    """An even grid of `count` (a square number) boxes that reaches the edges: int32 [count 4].
 
     One box is the center crop. Row by row, from the upper left.
     """
@@ -92,30 +182,31 @@ def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
         xs = np.rint(np.linspace(0, width - side, across)).astype(int)
     y, x = np.meshgrid(ys, xs, indexing='ij')
     sides = np.full(count, side)
-    return np.stack([y.ravel(), x.ravel(), sides, sides], axis=1)
+    return np.stack([y.ravel(), x.ravel(), sides, sides], axis=1).astype(np.int32)
 
 
-def _center_box(height: int, width: int, ratio: tuple[float, float]) -> np.ndarray:
-    aspect = np.clip(width / height, *ratio)
-    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
-    return np.array([(height - h) // 2, (width - w) // 2, h, w])
-
-
-def cut(image: np.ndarray, boxes: np.ndarray, *, resize: int) -> np.ndarray:
-    """The patches of an image.
+def cut(images: Images, boxes: np.ndarray, *, resize: int) -> np.ndarray:
+    """The patches of a batch of images.
 
     Args:
-      image: uint8 [h w c].
-      boxes: int [p 4]; all of one size unless `resize` is given.
+      images: uint8 [b h w c], or a list of [h w c].
+      boxes: int [b p 4] inside the images; all of one size unless `resize` is given.
       resize: side in pixels of the result; 0 to keep the pixels as they are.
 
     Returns:
-      uint8 [p s s c].
+      uint8 [b p s s c].
     """
-    patches = [image[y : y + h, x : x + w] for y, x, h, w in boxes.tolist()]
-    if resize:
-        patches = [resized(patch, resize, resize) for patch in patches]
-    return np.stack(patches)
+    if isinstance(images, np.ndarray) and (not resize or (boxes[..., 2:] == resize).all()):
+        return _windows(images, boxes)
+    height, width = (resize, resize) if resize else boxes[0, 0, 2:].tolist()
+    patches = np.empty((*boxes.shape[:2], height, width, images[0].shape[-1]), np.uint8)
+    for image, places, bag in zip(images, boxes.tolist(), patches, strict=True):
+        for (y, x, h, w), patch in zip(places, bag, strict=True):
+            if resize:
+                resized(image[y : y + h, x : x + w], resize, resize, out=patch)
+            else:
+                patch[:] = image[y : y + h, x : x + w]
+    return patches
 
 
 def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -129,10 +220,34 @@ def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized(image, h, w)[y : y + height, x : x + width]
 
 
-def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [h w c] to uint8 [height width c]: area averages to shrink, else bilinear."""
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=interpolation)
+def resized(
+    image: np.ndarray, height: int, width: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 [h w 3] to uint8 [height width 3], in `out` if given.
+
+    Area averages along an axis that shrinks; along one that grows, linear between the centers of
+    pixels, with the edges repeated.
+    """
+    h, w = image.shape[:2]
+    grows = height > h or width > w
+    if grows and (height < h or width < w):
+        # cv2 averages areas only where no axis grows.
+        smaller = (min(width, w), min(height, h))
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    interpolation = cv2.INTER_LINEAR if grows else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), out, interpolation=interpolation)
+
+
+def _windows(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The pixels in boxes that are all of one size: uint8 [b p h w c]."""
+    b, height, width, c = images.shape
+    h, w = boxes[0, 0, 2:].tolist()
+    # A view of all windows there are, of which indexing copies rows of w * c bytes: several times
+    # as fast as slice by slice.
+    lines = images.reshape(b, height, width * c)
+    windows = sliding_window_view(lines, (h, w * c), axis=(1, 2))[:, :, ::c]
+    return windows[np.arange(b)[:, None], boxes[..., 0], boxes[..., 1]].reshape(b, -1, h, w, c)
+
+
+def _between(ends: Sequence[float], u: np.ndarray) -> np.ndarray:
+    return ends[0] + (ends[1] - ends[0]) * u

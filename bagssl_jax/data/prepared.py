@@ -7,7 +7,7 @@ A directory of prepared data sets holds NAME/VERSION or NAME/CONFIG/VERSION; it 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,19 @@ class TfdsSource:
         return sum(stop - start for _, start, stop in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number = index if self.numbers is None else self.numbers[index]
+        return self._decoded(index, self._record(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several at once, which ArrayRecord reads in parallel."""
         try:
-            record = self.records[number]
-        except RuntimeError as error:  # array_record's, for whatever is wrong with its file
-            raise UnreadableImage(f'{self.name(index)}: {error}') from None
-        if self.labels is not None:
-            label = self.labels[index]
-        else:
-            label = -1 if self.label_key is None else record[self.label_key]
-        return {
-            'image': images.decode(record[self.image_key], self.name(index)),
-            'label': int(label),
-        }
+            records = self.records.__getitems__([self._number(i) for i in indices])
+        except RuntimeError:  # one by one, to name the one that cannot be read
+            return [self[i] for i in indices]
+        return [self._decoded(i, record) for i, record in zip(indices, records, strict=True)]
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image file."""
+        return self._record(index)[self.image_key]
 
     def name(self, index: int) -> str:
         """Where a record is, such as 'cifar10 train #17'; train[17:18] would load it alone."""
@@ -60,6 +60,23 @@ class TfdsSource:
                 return f'{self.title} {split} #{start + index}'
             index -= stop - start
         raise IndexError(f'{self.title} has {len(self)} records')
+
+    def _number(self, index: int) -> int:
+        return int(index if self.numbers is None else self.numbers[index])
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self.records[self._number(index)]
+        except RuntimeError as error:  # array_record's, for whatever is wrong with its file
+            raise UnreadableImage(f'{self.name(index)}: {error}') from None
+
+    def _decoded(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
+        if self.labels is not None:
+            label = self.labels[index]
+        else:
+            label = -1 if self.label_key is None else record[self.label_key]
+        image = images.decode(record[self.image_key], self.name(index))
+        return {'image': image, 'label': int(label)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +105,9 @@ class Prepared:
             wanted = '+'.join(dict.fromkeys(name for name, _, _ in parts))
             numbers, labels = self._chosen(parts)
         height, width = info.features[image_key].shape[:2]
+        encoded = {key: tfds.decode.SkipDecoding() for key in _keys(info, tfds.features.Image)}
         return TfdsSource(
-            records=self.builder.as_data_source(
-                wanted, decoders={image_key: tfds.decode.SkipDecoding()}
-            ),
+            records=self.builder.as_data_source(wanted, decoders=encoded),
             image_key=image_key,
             label_key=label_key,
             numbers=numbers,
@@ -109,7 +125,7 @@ class Prepared:
             ),
         )
 
-    def _chosen(self, parts: Iterable[tuple[str, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def _chosen(self, parts: Sequence[tuple[str, int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Record numbers in the base's splits, one after the other, and labels: int64 [n] each."""
         offsets, offset = {}, 0
         numbers, labels = [], []
@@ -168,8 +184,7 @@ def image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
       InputError: it is not a set of 8-bit images, or which feature is meant is not clear.
     """
     features = info.features
-    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    labels = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
+    images, labels = _keys(info, tfds.features.Image), _keys(info, tfds.features.ClassLabel)
     supervised = info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
         images, labels = [supervised[0]], [supervised[1]]
@@ -196,6 +211,10 @@ def split_fingerprint(builder: tfds.core.DatasetBuilder, split: str) -> str:
     stored = info.splits[split]
     identity = [info.name, info.config_name, str(info.version), split]
     return _digest([*identity, list(stored.shard_lengths), stored.num_bytes])
+
+
+def _keys(info: tfds.core.DatasetInfo, kind: type) -> list[str]:
+    return [key for key, feature in info.features.items() if isinstance(feature, kind)]
 
 
 def _find_subset(name: str, version: str, data_dir: str) -> Prepared:
@@ -233,6 +252,11 @@ def _split_version(name: str) -> tuple[str, str]:
 
 def _directory(name: str, version: str, data_dir: str) -> epath.Path:
     """The prepared version of a data set, or an InputError that tells what there is."""
+    if not data_dir:
+        raise InputError(
+            f'unknown data set {name!r}: choose photos or folder, or give data.dir=DIR, where it '
+            f'was prepared by python -m bagssl_jax.prepare {name} --data_dir=DIR'
+        )
     root = epath.Path(data_dir)
     try:
         found = root.is_dir()
@@ -252,8 +276,8 @@ def _directory(name: str, version: str, data_dir: str) -> epath.Path:
         known = sorted(path.name for path in _folders(root) if _is_prepared(path))
         found = f'it holds {", ".join(known)}' if known else 'it holds no prepared data set'
         raise InputError(
-            f'unknown data set {name!r}: not prepared in data.dir={data_dir} ({found}); python -m '
-            'bagssl_jax.prepare NAME --data_dir=DIR prepares any of the TFDS catalogue'
+            f'unknown data set {name!r}: not prepared in data.dir={data_dir} ({found}): choose '
+            f'photos or folder, or run python -m bagssl_jax.prepare {name} --data_dir={data_dir}'
         )
     if version and version not in versions:
         raise InputError(

@@ -2,26 +2,41 @@
 
 import dataclasses
 import functools
+import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from bagssl_jax.data import photos
+from bagssl_jax.data.folder import load_folder
 from bagssl_jax.data.prepared import load_prepared
 from bagssl_jax.data.splits import split_ranges
 from bagssl_jax.errors import InputError
 
-EMBEDDED = ('photos',)
-
 
 class Source(Protocol):
-    """What the pipeline reads: images of any size, uint8 [h w 3], with int labels."""
+    """What the pipeline reads: images uint8 [h w 3], upright RGB, with int labels.
+
+    Attributes:
+      class_names: () where no image has a label.
+      image_shape: (height, width) of every image; None where they may differ.
+      fingerprint: changes when the images or labels do, as far as can be told without reading
+        every image.
+    """
 
     class_names: tuple[str, ...]
+    image_shape: tuple[int, int] | None
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{'image', 'label'}, the label -1 where there is none; may raise UnreadableImage."""
+
+    def name(self, index: int) -> str:
+        """What to call an image: its file, or its number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +46,12 @@ class ArraySource:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    fingerprint: str = ''
+    title: str = 'image'
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return self.images.shape[1:3]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,29 +59,47 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {'image': self.images[index], 'label': int(self.labels[index])}
 
+    def name(self, index: int) -> str:
+        return f'{self.title} #{index}'
+
 
 def load(name: str, split: str, *, data_dir: str, in_memory: bool) -> Source:
     """Opens one split of a data set.
 
     Args:
-      name: 'photos', or the name of a TFDS data set prepared as ArrayRecord under `data_dir`
-        ('cifar10', 'imagenet_resized/64x64', 'imagenet100').
+      name: 'photos'; 'folder', image files under `data_dir`; or the name of a data set prepared
+        in `data_dir` ('cifar10', 'imagenet_resized/64x64', 'imagenet100').
       split: a split in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+test'.
-      data_dir: directory of the prepared data sets, local or remote; unused by 'photos'.
+      data_dir: directory of the files or of the prepared data sets, local or remote; unused by
+        'photos'.
       in_memory: decode every image once, now; the images must be of one size.
 
     Raises:
-      InputError: an unknown data set or split, or a directory without a prepared data set.
+      InputError: an unknown data set or split, a directory without one, or images that do not
+        fit into memory.
     """
     if name == 'photos':
         return _load_photos(split)
-    if not data_dir:
-        raise InputError(
-            f'unknown data set {name!r}: {", ".join(EMBEDDED)} is embedded; any other name is '
-            'looked for in the directory of prepared TFDS data sets that data.dir gives'
-        )
-    source = load_prepared(name, split, data_dir)
-    return _decoded(source, name) if in_memory else source
+    source = (
+        load_folder(data_dir, split) if name == 'folder' else load_prepared(name, split, data_dir)
+    )
+    return _decoded(source, f'{name} {split}') if in_memory else source
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What a run writes down of its data, as JSON: how many images, of which classes."""
+    return {
+        'images': len(source),
+        'classes': list(source.class_names),
+        'fingerprint': source.fingerprint,
+    }
+
+
+def read_records(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Several records, at once where the source has a way of its own; may raise UnreadableImage."""
+    if hasattr(source, '__getitems__'):
+        return source.__getitems__(indices)
+    return [source[i] for i in indices]
 
 
 def _load_photos(split: str) -> ArraySource:
@@ -72,19 +111,26 @@ def _load_photos(split: str) -> ArraySource:
         for part, start, stop in split_ranges(split, sizes)
     ]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return ArraySource(images, labels, names)
+    return ArraySource(images, labels, names, hashlib.sha256(images).hexdigest(), f'photos {split}')
 
 
-def _decoded(source: Source, name: str) -> ArraySource:
+def _decoded(source: Source, title: str) -> ArraySource:
     first = source[0]['image']
+    needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
+            'memory that are free: give data.in_memory=False'
+        )
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = np.empty(len(source), np.int64)
-    for i in range(len(source)):
-        record = source[i]
-        if record['image'].shape != first.shape:
-            raise InputError(
-                f'{name} has images of several sizes, {first.shape} and '
-                f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
-            )
-        images[i], labels[i] = record['image'], record['label']
-    return ArraySource(images, labels, source.class_names)
+    for start in range(0, len(source), 1000):
+        chunk = range(start, min(start + 1000, len(source)))
+        for i, record in zip(chunk, read_records(source, chunk), strict=True):
+            if record['image'].shape != first.shape:
+                raise InputError(
+                    f'{title} has images of several sizes, {first.shape} and '
+                    f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
+                )
+            images[i], labels[i] = record['image'], record['label']
+    return ArraySource(images, labels, source.class_names, source.fingerprint, title)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from bagssl_jax.data.pipeline import Bags
 from bagssl_jax.parallel import batch_sharded
 
 Variables = Mapping[str, Any]
@@ -38,7 +39,7 @@ def make_embed(encoder: nn.Module, projector: nn.Module, spaces: tuple[str, ...]
 def bag_means(
     embed: Embed,
     encoders: Mapping[str, Variables],
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    batches: Iterable[Bags],
     *,
     spaces: tuple[str, ...],
     chunk: int,
@@ -49,7 +50,7 @@ def bag_means(
     Args:
       embed: of `make_embed`.
       encoders: name -> variables for it.
-      batches: (uint8 patches [b p h w c], labels [b]), with b * p at most `chunk`.
+      batches: of the pipeline, with b * p at most `chunk`.
       spaces: those that `embed` gives.
       chunk: patches a forward pass; a smaller batch is padded, so that one program serves all.
       mesh: the data mesh, whose size divides `chunk`.
@@ -59,15 +60,15 @@ def bag_means(
     """
     parts = {(name, space): [] for name in encoders for space in spaces}
     labels = []
-    for patches, label in batches:
-        bags = patches.shape[:2]
+    for batch in batches:
+        bags = batch.patches.shape[:2]
         count = bags[0] * bags[1]
-        on_devices = jax.device_put(padded(patches, chunk), batch_sharded(mesh))
+        on_devices = jax.device_put(padded(batch.patches, chunk), batch_sharded(mesh))
         outputs = {name: embed(variables, on_devices) for name, variables in encoders.items()}
         for (name, space), means in parts.items():
             vectors = np.asarray(outputs[name][space])[:count]
             means.append(vectors.reshape(*bags, -1).mean(axis=1))  # [n d] -> [b d]
-        labels.append(label)
+        labels.append(batch.labels)
     return {key: np.concatenate(means) for key, means in parts.items()}, np.concatenate(labels)
 
 

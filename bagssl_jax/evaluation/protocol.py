@@ -18,6 +18,7 @@ from bagssl_jax.evaluation.knn import knn
 from bagssl_jax.evaluation.linear import fit_linear
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
+from bagssl_jax.workdir import read_config, read_data
 
 SPACES = ('h', 'z')
 
@@ -30,18 +31,15 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     Raises:
       InputError: there is no checkpoint, or the configuration cannot be carried out.
     """
-    check(config)
+    _check_settings(config)
     mesh = make_mesh()
     step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
-    train, test = (
-        sources.load(
-            config.data.name, split, data_dir=config.data.dir, in_memory=config.data.in_memory
-        )
-        for split in (config.data.train_split, config.data.test_split)
-    )
+    train, test = _labelled(config, in_memory=config.data.in_memory)
+    _check_classes(config, workdir, train)
+    crops.check_patches(config.patches, train.image_shape)
 
     embed = bags.make_embed(encoder, projector, config.probe.spaces)
-    rows = []
+    rows, left_out = [], set()
     views = [('bag', count) for count in config.probe.patches] + [('whole', 1)]
     progress = tqdm.tqdm(views, desc='probe', unit=' views', file=sys.stderr)
     for view, count in progress:
@@ -51,7 +49,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
             bags.bag_means(
                 embed,
                 encoders,
-                pipeline.bag_batches(source, transform, batch_size=images),
+                _bags(config, source, transform, images, left_out),
                 spaces=config.probe.spaces,
                 chunk=chunk,
                 mesh=mesh,
@@ -70,6 +68,8 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     results = {'dataset': config.data.name, 'step': step, 'rows': rows}
     report.write(workdir, results)
     print(report.table(results))
+    if left_out:
+        print(f'{len(left_out):,} unreadable images were left out', file=sys.stderr)
 
 
 def check(config: ConfigDict) -> None:
@@ -78,9 +78,13 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: it cannot.
     """
+    _check_settings(config)
+    _labelled(config, in_memory=False)
+
+
+def _check_settings(config: ConfigDict) -> None:
     mesh = make_mesh()
     check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
-    pipeline.check_patches(config.patches, in_memory=config.data.in_memory)
     for key in ('patches', 'spaces'):
         if not config.probe[key]:
             raise InputError(f'probe.{key} is empty: give one or more')
@@ -94,8 +98,46 @@ def check(config: ConfigDict) -> None:
     for space in config.probe.spaces:
         if space not in SPACES:
             raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')
-    for split in (config.data.train_split, config.data.test_split):
-        sources.load(config.data.name, split, data_dir=config.data.dir, in_memory=False)
+
+
+def _labelled(config: ConfigDict, *, in_memory: bool) -> list[sources.Source]:
+    """The splits that the probes learn from and are scored on."""
+    loaded = []
+    for split in (config.probe.train_split or config.data.train_split, config.data.test_split):
+        source = sources.load(
+            config.data.name, split, data_dir=config.data.dir, in_memory=in_memory
+        )
+        if not source.class_names:
+            raise InputError(
+                f'{config.data.name} {split} has no labels for a probe to learn: give '
+                'probe.train_split and data.test_split, or train with probe.after_training=False'
+            )
+        loaded.append(source)
+    return loaded
+
+
+def _check_classes(config: ConfigDict, workdir: str, source: sources.Source) -> None:
+    """Raises InputError where a data set has other classes than when its name was trained on."""
+    trained_on = read_data(workdir)
+    same_name = read_config(workdir)['data']['name'] == config.data.name
+    if trained_on and trained_on['classes'] and same_name:
+        old, new = set(trained_on['classes']), set(source.class_names)
+        if trained_on['classes'] != list(source.class_names):
+            example = next(iter(sorted(new ^ old)), 'the order')
+            raise InputError(
+                f'data.dir={config.data.dir} has not the {len(old)} classes that the run in '
+                f'{workdir} was trained on ({example!r} differs): probe it on those'
+            )
+
+
+def _bags(config, source, view, images, left_out):
+    """The bags of a source; `left_out` gathers the names of unreadable images."""
+    data = config.data
+    for batch in pipeline.bag_batches(
+        source, view, batch_size=images, workers=data.workers, on_error=data.on_error
+    ):
+        left_out.update(map(source.name, batch.unreadable.tolist()))
+        yield batch
 
 
 def restore_encoders(
@@ -130,7 +172,7 @@ def _probe(shared: dict[str, Any], data: tuple, num_classes: int) -> list[dict[s
 
 def _view(config, view, count, source, mesh):
     """What cuts a view's patches, images a batch, and patches a forward pass."""
-    height, width = source[0]['image'].shape[:2]
+    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
     side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
     chunk = config.probe.batch_size
     if view == 'whole':

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
-from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.data.sources import Source, describe
+from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
-from bagssl_jax.records import Recorder
+from bagssl_jax.records import Recorder, note
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
 from bagssl_jax.workdir import claim
@@ -28,21 +30,24 @@ def train(config: ConfigDict, workdir: str) -> None:
     and augmentation are functions of (seed, step), and the checkpoint holds all the rest.
 
     Raises:
-      InputError: the configuration cannot be carried out, or a metric is not finite.
+      InputError: the configuration cannot be carried out, an image cannot be read, or a metric is
+        not finite.
+      DataFailure: the pipeline broke down.
       Interrupted: a signal stopped it.
     """
     training = set_up(config)
     state, total = training.state, training.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
-    claim(workdir, config.to_dict())
+    claim(workdir, config.to_dict(), describe(training.source))
 
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir, keep=config.train.keep)
         stack.callback(checkpoints.close)
-        start, unlogged = 0, []
+        start, unlogged, unreadable = 0, [], set()
         if restored := checkpoints.restore_newest(to_items(state)):
             start, items, position = restored
             state, unlogged = from_items(items), position['unlogged']
+            unreadable = set(position['unreadable'])
         _announce(config, training, start)
         recorder = Recorder(
             workdir,
@@ -53,35 +58,55 @@ def train(config: ConfigDict, workdir: str) -> None:
         )
         stack.callback(recorder.close)
         stopped_by = stack.enter_context(_deferred_signals())
-        batches = _batches(config, training, start)
+        batches = stack.enter_context(contextlib.closing(_batches(config, training, start)))
 
-        for step, patches in zip(range(start + 1, total + 1), batches, strict=False):
-            state, metrics = training.step(state, patches)
+        def save(step):
+            position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
+            checkpoints.save(step, to_items(state), position)
+
+        for step in range(start + 1, total + 1):
+            try:
+                inputs, faults = next(batches)
+                for index in sorted({*faults[faults >= 0].tolist()} - unreadable):
+                    _refuse_or_note(training.source, index, config.data.on_error)
+                    unreadable.add(index)
+            except Exception as error:
+                # Whatever became of the data, what was learned from it so far stays.
+                if step - 1 > start:
+                    unlogged = _checked(unlogged, step - 1)
+                    save(step - 1)
+                if stopped_by:
+                    raise Interrupted(stopped_by[0], step - 1) from None
+                raise _explained(error, step - 1) from None
+            state, metrics = training.step(state, inputs)
             unlogged.append(metrics)
             recorder.advance()
             # At most two steps under way: memory stays bounded, and the progress bar honest.
             jax.block_until_ready(unlogged[-2:][0])
             stop = bool(stopped_by)  # once: a signal that comes later is for the next step
-            save = stop or step == total or step % config.train.checkpoint_every == 0
+            due = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
-            if save or log:
+            if due or log:
                 unlogged = _checked(unlogged, step)
             if log:
                 row = {name: float(np.mean([m[name] for m in unlogged])) for name in unlogged[0]}
-                spread = jax.device_get(training.spread(state, patches))
+                spread = jax.device_get(training.spread(state, inputs))
                 row |= {name: float(value) for name, value in spread.items()}
                 recorder.log(step, {**row, 'learning_rate': float(training.schedule(step - 1))})
                 unlogged = []
-            if save:
-                checkpoints.save(step, to_items(state), {'unlogged': unlogged})
+            if due:
+                save(step)
             if stop:
                 raise Interrupted(stopped_by[0], step)
         if stopped_by:
             raise Interrupted(stopped_by[0], total)
+    _conclude(total, unreadable)
 
 
-def _batches(config: ConfigDict, training: Training, start: int) -> Iterator[jax.Array]:
-    """Batches of patches on the devices, from batch number `start` on."""
+def _batches(
+    config: ConfigDict, training: Training, start: int
+) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
+    """What the training step takes, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
         training.source,
         training.crops,
@@ -90,8 +115,41 @@ def _batches(config: ConfigDict, training: Training, start: int) -> Iterator[jax
         start=start,
         workers=config.data.workers,
         shard=(jax.process_index(), jax.process_count()),
+        on_device=config.data.crop_on == 'device',
     )
-    return prefetch_to_devices(batches, batch_sharded(training.mesh))
+    with contextlib.closing(batches):
+        yield from prefetch_to_devices(batches, batch_sharded(training.mesh))
+
+
+def _refuse_or_note(source: Source, index: int, on_error: str) -> None:
+    """Raises UnreadableImage, or says on standard error that an image is left out."""
+    error = pipeline.unreadable_image(source, index)
+    if on_error == 'stop':
+        raise error
+    note(f'left out: {error}')
+
+
+def _explained(error: Exception, step: int) -> Exception:
+    """What to raise where the data failed and `step` is saved."""
+    if isinstance(error, UnreadableImage):
+        return InputError(
+            f'{error}. --config.data.on_error=skip goes on from step {step} without such images'
+        )
+    if 'Worker process was terminated' in str(error):  # grain's words
+        code = re.search(r'exit code (-?\d+)', str(error))[1]
+        return DataFailure(
+            f'a worker process of the data pipeline died (exit code {code}; -9 is often a lack of '
+            f'memory: fewer data.workers need less) at step {step}, which is saved: the same '
+            'command goes on from there'
+        )
+    return error
+
+
+def _conclude(total: int, unreadable: set[int]) -> None:
+    """One line: how far it came, and without which images."""
+    left_out = f'; {len(unreadable):,} unreadable images were left out' if unreadable else ''
+    if not jax.process_index():
+        print(f'trained to step {total:,}{left_out}', file=sys.stderr)
 
 
 def _announce(config: ConfigDict, training: Training, start: int) -> None:

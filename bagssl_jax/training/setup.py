@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,15 +12,16 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
-from bagssl_jax.data import pipeline, sources
+from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import make_encoder, make_projector
 from bagssl_jax.objectives import make_objective
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.state import Networks, TrainState, create_state
-from bagssl_jax.training.steps import make_spread_step, make_train_step
+from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
 
 class Training(NamedTuple):
@@ -27,12 +29,12 @@ class Training(NamedTuple):
 
     mesh: Mesh
     source: sources.Source
-    crops: pipeline.RandomMap
+    crops: crops.RandomCrops
     total_steps: int
     schedule: optax.Schedule  # step -> learning rate
     state: TrainState | None  # fresh; None once the loop has taken it
-    step: Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
-    spread: Callable[[TrainState, jax.Array], dict[str, jax.Array]]
+    step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
+    spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
 
 
 def set_up(config: ConfigDict) -> Training:
@@ -43,7 +45,7 @@ def set_up(config: ConfigDict) -> Training:
     """
     mesh = make_mesh()
     _check(config, mesh)
-    source, transform = _open_data(config)
+    source, random_crops = _open_data(config)
     per_epoch = pipeline.steps_per_epoch(source, config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
     if total < 1:
@@ -51,8 +53,9 @@ def set_up(config: ConfigDict) -> Training:
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
     schedule = _schedule(config, total, per_epoch)
+    cut = _make_cut(config, source)
     return Training(
-        mesh, source, transform, total, schedule, *_build(config, schedule, total, mesh)
+        mesh, source, random_crops, total, schedule, *_build(config, schedule, total, cut, mesh)
     )
 
 
@@ -63,7 +66,11 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(
             f'patches.count={config.patches.count}: an image needs two patches or more'
         )
-    pipeline.check_patches(config.patches, in_memory=config.data.in_memory)
+    for key, known in (('on_error', ('stop', 'skip')), ('crop_on', ('host', 'device'))):
+        if config.data[key] not in known:
+            raise InputError(
+                f'unknown data.{key} {config.data[key]!r}: choose from {", ".join(known)}'
+            )
     for key, least, most in (
         ('seed', 0, 2**32 - 1),
         ('data.workers', 0, math.inf),
@@ -85,18 +92,36 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _open_data(config: ConfigDict) -> tuple[sources.Source, pipeline.RandomMap]:
-    """The training source, and the transform that cuts its patches; both known to fit."""
+def _open_data(config: ConfigDict) -> tuple[sources.Source, crops.RandomCrops]:
+    """The training source, and what places its patches; both known to fit."""
     source = sources.load(
         config.data.name,
         config.data.train_split,
         data_dir=config.data.dir,
         in_memory=config.data.in_memory,
     )
-    first = source[0]
-    transform = pipeline.make_crops(config.crops, config.patches, config.multiscale)
-    transform.random_map(first, np.random.default_rng(0))
-    return source, transform
+    crops.check_patches(config.patches, source.image_shape)
+    random_crops = crops.make_crops(config.crops, config.patches, config.multiscale)
+    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
+    random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
+    return source, random_crops
+
+
+def _make_cut(config: ConfigDict, source: sources.Source) -> Callable[[Inputs], jax.Array]:
+    """What makes patches of the pipeline's inputs, on the device."""
+    if config.data.crop_on == 'host':
+        return operator.itemgetter('patches')
+    if source.image_shape is None:
+        raise InputError(
+            f'data.crop_on=device needs images of one size, and those of {config.data.name} may '
+            'differ: leave data.crop_on=host'
+        )
+    patches, size = config.patches, 0
+    if config.crops == 'fixed':
+        size = crops.patch_side(*source.image_shape, size=patches.size, scale=patches.scale)
+    return lambda inputs: device_crops.cut(
+        inputs['images'], inputs['boxes'], size=size, resize=patches.resize
+    )
 
 
 def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
@@ -110,7 +135,11 @@ def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
 
 
 def _build(
-    config: ConfigDict, schedule: optax.Schedule, total: int, mesh: Mesh
+    config: ConfigDict,
+    schedule: optax.Schedule,
+    total: int,
+    cut: Callable[[Inputs], jax.Array],
+    mesh: Mesh,
 ) -> tuple[TrainState, Callable, Callable]:
     """The fresh state, the training step and the measure of spread."""
     name, dtype = config.objective.name, config.encoder.dtype
@@ -134,15 +163,19 @@ def _build(
     transform = functools.partial(augment, **config.augment)
     # Refuses settings out of their range now, and not after the first file is written.
     jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
-    options = {'key': jax.random.fold_in(jax.random.key(config.seed), 1000), 'mesh': mesh}
+    options = {
+        'cut': cut,
+        'augment': transform,
+        'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
+        'mesh': mesh,
+    }
     step_fn = make_train_step(
         networks,
         objective,
         optimizer,
-        transform,
         cosine_momentum(config.target.momentum, total),
         **options,
     )
-    spread_fn = make_spread_step(networks, transform, **options)
+    spread_fn = make_spread_step(networks, **options)
     state = create_state(networks, optimizer, config.seed)
     return jax.device_put(state, replicated(mesh)), step_fn, spread_fn

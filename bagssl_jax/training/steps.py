@@ -14,6 +14,8 @@ from bagssl_jax.parallel import DATA_AXIS
 from bagssl_jax.training.state import Networks, TrainState, Variables
 
 Metrics = dict[str, jax.Array]
+Inputs = dict[str, jax.Array]
+Cut = Callable[[Inputs], jax.Array]
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -21,12 +23,13 @@ def make_train_step(
     networks: Networks,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    augment: Augment,
     target_momentum: optax.Schedule,
     *,
+    cut: Cut,
+    augment: Augment,
     key: jax.Array,
     mesh: Mesh,
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]:
     """One update on one global batch, over all devices of `mesh`.
 
     Statistics, loss and gradient are those of the global batch, whatever the number of devices.
@@ -35,17 +38,19 @@ def make_train_step(
       networks: Linen modules; with a predictor exactly where the objective has a target.
       objective: its loss is of the projections z [b p k], or of (prediction, target).
       optimizer: of the parameters.
-      augment: (key, uint8 [n h w c], place in the global batch [n]) -> float [n h w c].
       target_momentum: step -> share of itself that the target network keeps.
+      cut: inputs of some images, as the pipeline gives them -> uint8 patches [b p h w c].
+      augment: (key, uint8 [n h w c], place in the global batch [n]) -> float [n h w c].
       key: of the whole training; the step's own is folded from it.
       mesh: the data mesh.
 
     Returns:
-      (state, uint8 patches [b p h w c]) -> (state, metrics), jitted; the state is donated.
+      (state, inputs of the global batch) -> (state, metrics), jitted; the state is donated.
       The metrics are 'loss', the objective's terms, and 'gradient_norm'.
     """
 
-    def update(state: TrainState, patches: jax.Array) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
+        patches = cut(inputs)
         bags = patches.shape[:2]
         x = _augmented(augment, key, state.step, patches)
         if objective.target:
@@ -56,14 +61,14 @@ def make_train_step(
             # networks first use a parameter, which may be behind its cast to bfloat16.
             params = jax.lax.pcast(params, DATA_AXIS, to='varying')
             outputs, stats = forward(networks, _with_params(state.online, params), x, bags)
-            inputs = [outputs['projector']]
+            vectors = [outputs['projector']]
             if objective.target:
-                inputs = [outputs['predictor'], target_outputs['projector']]
+                vectors = [outputs['predictor'], target_outputs['projector']]
             # The objective is global already: differentiating a local loss and averaging the
             # gradients would be off by the number of devices.
             # Accelerators would multiply float32 matrices in TF32 or bfloat16.
             with jax.default_matmul_precision('highest'):
-                loss, terms = objective.loss(*inputs, axis_name=DATA_AXIS)
+                loss, terms = objective.loss(*vectors, axis_name=DATA_AXIS)
             return loss, (terms, stats)
 
         (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -91,14 +96,16 @@ def make_train_step(
 
 
 def make_spread_step(
-    networks: Networks, augment: Augment, *, key: jax.Array, mesh: Mesh
-) -> Callable[[TrainState, jax.Array], Metrics]:
-    """How far h and z of a batch are spread: (state, uint8 patches) -> metrics, jitted.
+    networks: Networks, *, cut: Cut, augment: Augment, key: jax.Array, mesh: Mesh
+) -> Callable[[TrainState, Inputs], Metrics]:
+    """How far h and z of a batch are spread: (state, inputs) -> metrics, jitted.
 
-    The metrics are 'h_std', 'h_effective_rank', 'z_std' and 'z_effective_rank'.
+    Arguments as for `make_train_step`. The metrics are 'h_std', 'h_effective_rank', 'z_std' and
+    'z_effective_rank'.
     """
 
-    def measure(state: TrainState, patches: jax.Array) -> Metrics:
+    def measure(state: TrainState, inputs: Inputs) -> Metrics:
+        patches = cut(inputs)
         x = _augmented(augment, key, state.step, patches)
         outputs, _ = forward(networks, state.online, x, patches.shape[:2])
         metrics = {}

@@ -1,0 +1,164 @@
+"""How fast the input pipeline is: each stage alone, all of it, and what it is compared with."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from ml_collections import ConfigDict
+
+from bagssl_jax.benchmarks.pillow_pipeline import PillowPipeline
+from bagssl_jax.data import crops, images, pipeline
+from bagssl_jax.data.sources import ArraySource
+from bagssl_jax.parallel import batch_sharded, global_arrays
+from bagssl_jax.training.setup import set_up
+
+SECONDS = 3.0  # that a stage is measured for, at least
+
+
+def run(config: ConfigDict) -> None:
+    """Prints a JSON object for each stage of the pipeline, for what follows it, and for a peer.
+
+    Alone: 'read' (of files, or of the array that holds the images), 'decode', 'crop' (boxes, and
+    slices where nothing is resized), 'resize', 'batch' (all of these, and grain's shuffling and
+    batching, one batch after the other), 'transfer' to the devices, 'step' (of training).
+    Together: 'total', what training would get, from threads or `data.workers` processes. Beside
+    them 'pillow', `PillowPipeline`, whose augmentation is here part of the step.
+
+    Of each: 'images_per_s', 'patches_per_s', 'patches_per_s_per_core' (by the time that all
+    threads and processes spent on cores), 'seconds' a batch. Of 'total' also 'workers',
+    'share_of_step' (its seconds over the step's) and 'times_pillow' (patches a second and core
+    over Pillow's).
+
+    Raises:
+      InputError: the configuration cannot be carried out.
+    """
+    training = set_up(config)
+    source = training.source
+    size, on_device = config.data.batch_size, config.data.crop_on == 'device'
+    options = {'seed': config.seed, 'batch_size': size, 'on_device': on_device}
+    dataset = pipeline.batch_dataset(source, training.crops, **options)
+    turns = itertools.count()
+
+    def measured(stage: str, work: Callable[[], Any], **more: Any) -> dict[str, Any]:
+        return _measured(stage, work, size, config.patches.count, **more)
+
+    numbers = [np.random.default_rng(i).permutation(len(source))[:size] for i in range(8)]
+    if isinstance(source, ArraySource):
+        measured('read', lambda: source.images[numbers[next(turns) % 8]])
+        encoded = decoded = source.images[numbers[0]]
+    else:
+        measured('read', lambda: [source.encoded(i) for i in numbers[next(turns) % 8].tolist()])
+        encoded = [source.encoded(i) for i in numbers[0].tolist()]
+        decoded = [images.decode(data, 'image') for data in encoded]
+        measured('decode', lambda: [images.decode(data, 'image') for data in encoded])
+    for stage, work in _cutting(training.crops, decoded, on_device):
+        measured(stage, work)
+    measured('batch', lambda: dataset[next(turns)])
+
+    inputs, sharding = dataset[0].inputs, batch_sharded(training.mesh)
+    measured('transfer', lambda: jax.block_until_ready(global_arrays(inputs, sharding)))
+    step = measured('step', _stepper(training, global_arrays(inputs, sharding)))
+    peer = _pillow(config, decoded)
+    pillow = _measured(
+        'pillow',
+        lambda: peer.patches(encoded[next(turns) % size], config.patches.count),
+        1,
+        config.patches.count,
+    )
+    batches = pipeline.train_batches(source, training.crops, **options, workers=config.data.workers)
+    for _ in range(4 * max(1, config.data.workers)):  # until what was made in advance is used up
+        next(batches)
+    total = _rates(lambda: next(batches), size, config.patches.count)
+    batches.close()
+    more = {
+        'workers': config.data.workers,
+        'share_of_step': total['seconds'] / step['seconds'],
+        'times_pillow': total['patches_per_s_per_core'] / pillow['patches_per_s_per_core'],
+    }
+    _print('total', {**total, **more})
+
+
+def _cutting(
+    random_crops: crops.RandomCrops, decoded: crops.Images, on_device: bool
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    rng = np.random.default_rng(0)
+    heights, widths = np.array([image.shape[:2] for image in decoded]).T
+
+    def boxes():
+        return random_crops.boxes(random_crops.draw(rng, len(decoded)), heights, widths)
+
+    some = boxes()
+    resize = random_crops.resize
+    if on_device:
+        yield 'crop', boxes
+    elif not resize:
+        yield 'crop', lambda: crops.cut(decoded, boxes(), resize=0)
+    else:
+        yield 'crop', boxes
+        yield 'resize', lambda: crops.cut(decoded, some, resize=resize)
+
+
+def _stepper(training, inputs) -> Callable[[], Any]:
+    """One step of training after the other, always on the same batch."""
+    state = training.state
+
+    def step():
+        nonlocal state
+        state, metrics = training.step(state, inputs)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def _pillow(config: ConfigDict, decoded: crops.Images) -> PillowPipeline:
+    height, width = decoded[0].shape[:2]
+    patches = config.patches
+    if config.crops == 'multiscale':
+        scale, ratio, side = config.multiscale.scale, config.multiscale.ratio, patches.resize
+    else:
+        side = crops.patch_side(height, width, size=patches.size, scale=patches.scale)
+        scale, ratio = (side**2 / (height * width),) * 2, (1.0, 1.0)
+    return PillowPipeline(config.augment, scale=scale, ratio=ratio, side=patches.resize or side)
+
+
+def _measured(
+    stage: str, work: Callable[[], Any], size: int, count: int, **more: Any
+) -> dict[str, Any]:
+    work()  # compiles, fills caches
+    rates = _rates(work, size, count)
+    _print(stage, {**rates, **more})
+    return rates
+
+
+def _print(stage: str, row: dict[str, Any]) -> None:
+    rounded = {
+        key: float(f'{value:.4g}') if isinstance(value, float) else value
+        for key, value in row.items()
+    }
+    print(json.dumps({'what': 'data', 'stage': stage, **rounded}), flush=True)
+
+
+def _rates(work: Callable[[], Any], size: int, count: int) -> dict[str, float]:
+    """Repeats `work`, which makes `size` images of `count` patches, for `SECONDS`."""
+    done, start, start_cores = 0, time.perf_counter(), _core_seconds()
+    while (seconds := time.perf_counter() - start) < SECONDS:
+        work()
+        done += 1
+    return {
+        'images_per_s': done * size / seconds,
+        'patches_per_s': done * size * count / seconds,
+        'patches_per_s_per_core': done * size * count / (_core_seconds() - start_cores),
+        'seconds': seconds / done,
+    }
+
+
+def _core_seconds() -> float:
+    """Seconds of processor time that this process and those it started have used."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(t.user + t.system for t in times)

@@ -1,0 +1,208 @@
+"""A folder of image files as a source."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+
+from bagssl_jax.data import images
+from bagssl_jax.data.splits import split_ranges
+from bagssl_jax.errors import InputError, UnreadableImage
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+FLAT_SPLIT = 'train'  # what the only split of a folder without splits is called
+LAYOUT = 'lay it out as PATH/SPLIT/CLASS/*.jpg, PATH/SPLIT/*.jpg or PATH/*.jpg'
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """Image files, read and decoded one by one; a million names take some 50 MB."""
+
+    directory: str
+    names: bytes  # the files' paths below the directory, one after the other
+    ends: np.ndarray  # int64 [n], where each name ends
+    labels: np.ndarray  # int64 [n], -1 where there is no class
+    class_names: tuple[str, ...]
+    fingerprint: str
+    image_shape: None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = images.decode(self.encoded(index), self.name(index))
+        return {'image': image, 'label': int(self.labels[index])}
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of a file."""
+        path = _join(self.directory, self.name(index))
+        try:
+            if _is_remote(path):
+                return _filesystem(path).cat_file(path)
+            with open(path, 'rb') as file:
+                return file.read()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UnreadableImage(f'{self.name(index)}: {reason}') from None
+
+    def name(self, index: int) -> str:
+        """The file's path below the directory."""
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.names[start : self.ends[index]])
+
+
+def load_folder(path: str, split: str) -> FolderSource:
+    """Finds the image files of a split.
+
+    Files are ordered so that any part of a split has about the same share of every class, and
+    within a class by name: 'train[:10%]' is a tenth of each class, and the last tenth, which the
+    linear probe holds out, is too.
+
+    Args:
+      path: a directory, local or remote (gs://, s3://), laid out as path/SPLIT/CLASS/*.jpg (at any
+        depth below CLASS); as path/SPLIT/*.jpg, without labels; or as path/*.jpg, without labels
+        and with 'train' as its only split. Also .jpeg, .png, .webp and .bmp, in any case. What
+        starts with a dot or with two underscores is passed over, and so are other files. The
+        classes are the folders of all splits together, so that labels agree between splits.
+      split: in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+val'.
+
+    Raises:
+      InputError: no such directory or split, another layout, or no image.
+    """
+    if not path:
+        raise InputError(f'data.name=folder needs data.dir=PATH: {LAYOUT}')
+    path = path if _is_remote(path) else os.path.expanduser(path)
+    if not (_filesystem(path).isdir(path) if _is_remote(path) else os.path.isdir(path)):
+        raise InputError(f'data.dir={path} is not a directory')
+    top = _list(path)
+    if top.images:
+        _refuse_images_below(path, top)
+        splits, class_names = {FLAT_SPLIT: ''}, ()
+    else:
+        splits = {folder: folder for folder in top.folders}
+        classes = {name for folder in top.folders for name in _list(_join(path, folder)).folders}
+        class_names = tuple(sorted(classes))
+    files = {
+        name: _ordered(path, folder, class_names)
+        for name, folder in splits.items()
+        if name in split
+    }
+    if not any(files.values()):
+        some = ', '.join(sorted(splits)[:5]) or 'no folder'
+        raise InputError(
+            f'data.dir={path} has no image of the split {split!r}; it holds {some}: {LAYOUT}'
+        )
+    sizes = {name: len(files.get(name, 'x')) for name in splits}
+    chosen = [file for part, i, j in split_ranges(split, sizes) for file in files[part][i:j]]
+    digest = hashlib.sha256()
+    for file in chosen:
+        digest.update(b'%b\0%d\0%d\0' % file)
+    labels = np.array([file.label for file in chosen])
+    return FolderSource(
+        directory=path,
+        names=b''.join(file.name for file in chosen),
+        ends=np.cumsum([len(file.name) for file in chosen]),
+        labels=labels,
+        class_names=class_names if labels.max() >= 0 else (),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+class _Listing(NamedTuple):
+    folders: list[str]
+    images: list[tuple[str, int]]  # name, bytes
+
+
+class _File(NamedTuple):
+    name: bytes
+    size: int
+    label: int
+
+
+def _ordered(path: str, folder: str, class_names: tuple[str, ...]) -> list[_File]:
+    """The files of a split."""
+    listing = _list(_join(path, folder))
+    if listing.images and folder:
+        _refuse_images_below(_join(path, folder), listing)
+    walked = [(_join(folder, name), size, -1) for name, size in listing.images]
+    if not listing.images:
+        label_of = {name: label for label, name in enumerate(class_names)}
+        for name in listing.folders:
+            below = _walk(path, _join(folder, name))
+            walked += [(file, size, label_of[name]) for file, size in below]
+    walked.sort(key=lambda file: (file[2], os.fsencode(file[0])))
+    counts = collections.Counter(label for _, _, label in walked)
+    ranks = collections.Counter()
+    keyed = []
+    for name, size, label in walked:
+        keyed.append(((ranks[label] + 0.5) / counts[label], label, os.fsencode(name), size))
+        ranks[label] += 1
+    return [_File(name, size, label) for _, label, name, size in sorted(keyed)]
+
+
+def _walk(path: str, folder: str) -> Iterator[tuple[str, int]]:
+    """Path below `path`, and bytes, of the images at any depth in a folder."""
+    listing = _list(_join(path, folder))
+    for name, size in listing.images:
+        yield _join(folder, name), size
+    for name in listing.folders:
+        yield from _walk(path, _join(folder, name))
+
+
+def _list(directory: str) -> _Listing:
+    folders, found = [], []
+    for name, is_folder, size in _entries(directory):
+        if name.startswith(('.', '__')):
+            continue
+        if is_folder:
+            folders.append(name)
+        elif name.lower().endswith(EXTENSIONS):
+            found.append((name, size))
+    return _Listing(folders, found)
+
+
+def _entries(directory: str) -> Iterator[tuple[str, bool, int]]:
+    """Name, whether it is a folder, and bytes, of everything in a directory."""
+    if _is_remote(directory):
+        for row in _filesystem(directory).ls(directory, detail=True):
+            name = row['name'].rstrip('/').rpartition('/')[2]
+            yield name, row['type'] == 'directory', row['size']
+        return
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                # Of a link to nowhere too: reading it will tell.
+                size = entry.stat().st_size if os.path.exists(entry.path) else 0
+                yield entry.name, entry.is_dir(), size
+    except PermissionError as error:
+        raise InputError(f'{directory}: {error.strerror}') from None
+
+
+def _refuse_images_below(directory: str, listing: _Listing) -> None:
+    for folder in listing.folders:
+        below = next(_walk(directory, folder), None)
+        if below:
+            raise InputError(
+                f'{directory} holds images ({listing.images[0][0]}) beside folders of images '
+                f'({below[0]}): {LAYOUT}'
+            )
+
+
+def _join(*parts: str) -> str:
+    return '/'.join(part.rstrip('/') for part in parts if part)
+
+
+def _is_remote(path: str) -> bool:
+    return '://' in path
+
+
+def _filesystem(path: str) -> fsspec.AbstractFileSystem:
+    try:
+        return fsspec.url_to_fs(path)[0]
+    except (ImportError, ValueError) as error:  # no package, or no such protocol
+        raise InputError(f'{path} cannot be read: {error}') from None

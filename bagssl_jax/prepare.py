@@ -1,10 +1,11 @@
-"""Prepares a data set of the TFDS catalogue for training, once.
+"""Prepares a data set of the TFDS catalogue, so that trainings and probes can read it.
 
     python -m bagssl_jax.prepare NAME --data_dir=DIR
 
-NAME is cifar10, cifar100, stl10, svhn_cropped, eurosat, imagenette, imagenet_resized/64x64,
-imagenet2012 or any other image data set of tensorflow.org/datasets; or, after imagenet2012,
-imagenet100. Needs TensorFlow: pip install 'bagssl_jax[prepare]'. Training does not.
+NAME is as on https://www.tensorflow.org/datasets/catalog, such as cifar10, stl10 or
+imagenet_resized/64x64, or imagenet100, a subset of a prepared imagenet2012. Most data sets need
+TensorFlow to be prepared (pip install '.[prepare]'), and none to be read. For imagenet2012, put its
+archives into DIR/downloads/manual first.
 """
 
 from bagssl_jax import cli

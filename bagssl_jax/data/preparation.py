@@ -1,132 +1,161 @@
-"""Preparing a data set of the TFDS catalogue as ArrayRecord, which may need TensorFlow."""
+"""Makes prepared data sets: from the TFDS catalogue, and the indices of subsets."""
 
+import concurrent.futures
 import difflib
 import importlib.util
-import io
 import sys
 
 import numpy as np
-import requests
 import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
 from bagssl_jax.data.prepared import (
-    SUBSETS,
-    prepared_directory,
-    subset_classes,
-    subset_index,
+    Prepared,
+    find_prepared,
+    image_and_label,
+    split_fingerprint,
 )
+from bagssl_jax.data.subsets import SUBSETS, Index, write_index
 from bagssl_jax.errors import InputError
 
-# What must be there before a set is prepared: TFDS would prepare what it finds, and no more.
-ARCHIVES = {'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')}
+# Archives that cannot be downloaded without an account. Their builders go on without a missing one.
+ARCHIVES = {
+    'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+}
+THREADS = 16
+CHUNK = 64  # records that a thread reads at a time
 
 
 def prepare(name: str, data_dir: str) -> None:
-    """Downloads and prepares a data set, or finds that it is; says where it lies and how to use it.
-
-    A subset ('imagenet100') is prepared as an index of the data set that it is of. Cut off, it
-    leaves nothing that loads.
+    """Prepares a data set in `data_dir`, unless it is there, and prints how to use it.
 
     Args:
-      name: of the catalogue, with its configuration where it has several: 'cifar10',
-        'imagenet_resized/64x64'.
-      data_dir: directory of prepared data sets; archives that must be downloaded by hand go to
-        its downloads/manual.
+      name: as in the TFDS catalogue, such as 'cifar10' or 'imagenet_resized/64x64', which is
+        downloaded and written as ArrayRecord; or one of `subsets.SUBSETS`, an index over a
+        prepared data set. What is interrupted leaves nothing that loads.
+      data_dir: directory of the prepared data sets, local or remote.
 
     Raises:
-      InputError: an unknown name, an archive that is missing, no TensorFlow or no network.
+      InputError: the data set is unknown or no image set, or something that it needs is missing.
     """
     if not data_dir:
-        raise InputError('--data_dir is missing: give --data_dir=DIR, where to prepare it')
-    sizes = _index(name, data_dir) if name in SUBSETS else _prepare(name, data_dir)
-    splits = ', '.join(f'{split} ({size:,} images)' for split, size in sizes.items())
-    print(f'{name} is prepared: {splits}')
-    print(f'use it with --config.data.name={name} --config.data.dir={data_dir}')
+        raise InputError(
+            '--data_dir is missing: give --data_dir=DIR, where prepared data sets are to lie'
+        )
+    is_new = _index(name, data_dir) if name in SUBSETS else _prepare_catalogued(name, data_dir)
+    prepared = find_prepared(name, data_dir)
+    sizes = ', '.join(f'{split} {size:,}' for split, size in prepared.sizes.items())
+    print(f'{name} {"is" if is_new else "was already"} prepared in {prepared.path}: {sizes}')
+    print(f'use it with --config.data.name={prepared.title} --config.data.dir={data_dir}')
 
 
-def _prepare(name: str, data_dir: str) -> dict[str, int]:
-    try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
-    except tfds.core.registered.DatasetNotFoundError:
-        known = [*tfds.list_builders(with_community_datasets=False), *SUBSETS]
-        near = difflib.get_close_matches(name, known)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'see tensorflow.org/datasets'
-        raise InputError(f'unknown data set {name!r}: {hint}') from None
-    except ValueError as error:  # an unknown configuration or version
-        raise InputError(' '.join(str(error).split())) from None
-    manual = epath.Path(data_dir) / 'downloads' / 'manual'
-    if not builder.is_prepared():
-        missing = [file for file in ARCHIVES.get(name, ()) if not (manual / file).exists()]
-        if missing:
-            raise InputError(
-                f'{name} must be downloaded by hand: put {" and ".join(missing)} into {manual}. '
-                f'{_one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)}'
-            )
+def _prepare_catalogued(name: str, data_dir: str) -> bool:
+    """Writes a data set of the catalogue; False where it is there already."""
+    builder = _builder(name, data_dir)
+    if (builder.data_path / 'dataset_info.json').exists():
+        return False
+    image_and_label(builder.info)
+    by_hand = epath.Path(data_dir) / 'downloads' / 'manual'
+    _check_archives(builder, by_hand)
+    needs_tensorflow = hasattr(sys.modules[type(builder).__module__], 'tf')
+    if needs_tensorflow and not importlib.util.find_spec('tensorflow'):
+        raise _needs_tensorflow(name)
     try:
         builder.download_and_prepare()
     except ImportError as error:
-        raise InputError(_missing_package(name, error)) from None
-    except AssertionError as error:  # of the manual directory
-        if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-            raise
+        if error.name and error.name.startswith('tensorflow'):
+            raise _needs_tensorflow(name) from None
+        raise InputError(f'{name} cannot be prepared: {_line(error)}') from None
+    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
+        raise InputError(f'what was downloaded for {name} is damaged: {_line(error)}') from None
+    except (OSError, tfds.download.DownloadError) as error:  # the network's errors among them
         raise InputError(
-            f'{name} must be downloaded by hand into {manual}. '
-            f'{_one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS)} ({_one_line(str(error))})'
+            f'{name} cannot be prepared: {_line(error)}; the same command tries again, and takes '
+            f'what was downloaded by hand into {by_hand}'
         ) from None
-    except (requests.ConnectionError, tfds.download.DownloadError) as error:
-        raise InputError(f'{name} could not be downloaded: {_one_line(str(error))}') from None
-    return {split: info.num_examples for split, info in builder.info.splits.items()}
+    return True
 
 
-def _missing_package(name: str, error: ImportError) -> str:
-    if importlib.util.find_spec('tensorflow') is None:
-        return f"preparing {name} needs TensorFlow: pip install 'bagssl_jax[prepare]'"
-    return f'preparing {name} needs a package: {_one_line(str(error))}'
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(name, data_dir=data_dir, file_format='array_record')
+    except tfds.core.DatasetNotFoundError:
+        known = [*tfds.list_builders(with_community_datasets=False), *SUBSETS]
+        near = difflib.get_close_matches(name, known)
+        hint = f'did you mean {" or ".join(near)}?' if near else 'see tensorflow.org/datasets'
+        raise InputError(f'{name!r} is not in the TFDS catalogue: {hint}') from None
+    except (ValueError, AssertionError, ImportError) as error:  # configuration, version, gs://
+        raise InputError(f'{name!r}: {_line(error)}') from None
 
 
-def _index(name: str, data_dir: str) -> dict[str, int]:
-    """Writes the record numbers and labels of a subset, for each split of the whole set."""
-    whole = SUBSETS[name]
-    directory = prepared_directory(whole, data_dir)
-    builder = tfds.builder_from_directory(directory)
-    label_of = {class_name: label for label, class_name in enumerate(subset_classes(name))}
-    names = builder.info.features['label'].names
-    label_map = np.array([label_of.get(class_name, -1) for class_name in names])
-    missing = sorted(set(label_of) - set(names))
-    if missing:
+def _check_archives(builder: tfds.core.DatasetBuilder, directory: epath.Path) -> None:
+    instructions = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
+    archives = [file for file in ARCHIVES.get(builder.name, ()) if not (directory / file).exists()]
+    if archives:
         raise InputError(
-            f'{whole} in {data_dir} has no class {missing[0]}: {name} is no part of it'
+            f'{builder.name} needs {" and ".join(archives)} in {directory}: put the files there, '
+            f'and run the same command again ({instructions})'
         )
-    sizes = {}
-    for split in builder.info.splits:
-        labels = _labels(builder, split)
-        if (labels < 0).any():  # the test split of ImageNet is unlabelled
-            continue
-        mapped = label_map[labels]
-        (numbers,) = np.nonzero(mapped >= 0)
-        buffer = io.BytesIO()
-        np.save(buffer, np.stack([numbers, mapped[numbers]], axis=1))
-        path = subset_index(name, split, directory)
-        draft = path.with_name(f'{path.name}.new')
-        draft.write_bytes(buffer.getvalue())
-        draft.replace(path)
-        sizes[split] = len(numbers)
-    return sizes
+    if instructions and not (directory.is_dir() and any(directory.iterdir())):
+        raise InputError(f'{builder.name} needs files in {directory}: {instructions}')
 
 
-def _labels(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
-    """The label of every record, int64 [n]; reads them all."""
-    source = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    labels = np.empty(len(source), np.int64)
-    with tqdm.tqdm(total=len(source), desc=split, unit=' records', file=sys.stderr) as progress:
-        for start in range(0, len(source), 256):
-            chunk = range(start, min(start + 256, len(source)))
-            labels[chunk] = [record['label'] for record in source.__getitems__(chunk)]
-            progress.update(len(chunk))
-    return labels
+def _needs_tensorflow(name: str) -> InputError:
+    return InputError(
+        f"preparing {name} needs TensorFlow, which reading it will not: pip install '.[prepare]'"
+    )
 
 
-def _one_line(text: str) -> str:
-    return ' '.join(text.split())
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split())
+
+
+def _index(name: str, data_dir: str) -> bool:
+    """Writes the index of a subset; False where it is there already."""
+    subset = SUBSETS[name]
+    base = find_prepared(subset.base, data_dir)
+    try:
+        find_prepared(name, data_dir)
+    except InputError:  # none, or one of other records
+        pass
+    else:
+        return False
+    absent = sorted(set(subset.class_names) - set(base.class_names))
+    if absent:
+        raise InputError(f'{subset.base} in {base.path} has no class {", ".join(absent)}')
+    indices = {split: _split_index(base, split, subset.class_names) for split in base.sizes}
+    found = {split: index for split, index in indices.items() if len(index.numbers)}
+    if not found:
+        raise InputError(f'{subset.base} in {base.path} has no image of the classes of {name}')
+    write_index(epath.Path(data_dir) / name / base.path.name, found)
+    return True
+
+
+def _split_index(base: Prepared, split: str, class_names: tuple[str, ...]) -> Index:
+    new_labels = np.full(len(base.class_names) + 1, -1)  # the last: what -1, no label, refers to
+    new_labels[[base.class_names.index(name) for name in class_names]] = range(len(class_names))
+    labels = new_labels[_labels(base, split)]
+    numbers = np.flatnonzero(labels >= 0)
+    return Index(numbers, labels[numbers], split_fingerprint(base.builder, split))
+
+
+def _labels(base: Prepared, split: str) -> np.ndarray:
+    """The labels of a split, in the order of its records: int64 [n]."""
+    source = base.open(split)
+
+    def read(start: int) -> list[int]:
+        chunk = range(start, min(start + CHUNK, len(source)))
+        return [record[source.label_key] for record in source.records.__getitems__(chunk)]
+
+    labels = []
+    progress = tqdm.tqdm(total=len(source), desc=f'labels of {split}', unit=' images')
+    with progress, concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for chunk in pool.map(read, range(0, len(source), CHUNK)):
+                labels += chunk
+                progress.update(len(chunk))
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return np.array(labels, np.int64)

@@ -1,9 +1,12 @@
-"""Data sets that tensorflow-datasets has prepared as ArrayRecord, and subsets of their classes."""
+"""Image sets that tensorflow-datasets has prepared as ArrayRecord, read record by record.
+
+A directory of prepared data sets holds NAME/VERSION or NAME/CONFIG/VERSION; it may be remote
+(gs://, s3://).
+"""
 
 import dataclasses
 import hashlib
-import importlib.resources
-import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,227 +16,291 @@ from etils import epath
 
 from bagssl_jax.data import images
 from bagssl_jax.data.splits import split_ranges
-from bagssl_jax.errors import InputError
-
-# A subset's name -> the data set that it is of. Its classes are in the file NAME.txt.
-SUBSETS = {'imagenet100': 'imagenet2012'}
+from bagssl_jax.data.subsets import SUBSETS, Index, read_index
+from bagssl_jax.errors import InputError, UnreadableImage
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A split of a prepared data set, read and decoded record by record."""
+    """Part of a prepared image set; every record stays encoded until it is read."""
 
-    records: Any  # a tfds data source, whose images stay encoded
+    records: Any  # a tfds data source that leaves images encoded
     image_key: str
-    label_key: str | None
+    label_key: str | None  # None: unlabelled
+    numbers: np.ndarray | None  # of a subset: int64 [n], which of the records
+    labels: np.ndarray | None  # of a subset: int64 [n]
+    title: str
+    parts: tuple[tuple[str, int, int], ...]  # split, first record, last record + 1
     class_names: tuple[str, ...]
     image_shape: tuple[int, int] | None
     fingerprint: str
-    title: str
 
     def __len__(self) -> int:
-        return len(self.records)
+        return sum(stop - start for _, start, stop in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(index, self.records[index])
+        return self._decoded(index, self._record(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several at once: ArrayRecord reads one in 240 us, and many in parallel."""
-        records = self.records.__getitems__(indices)
+        """Several at once, which ArrayRecord reads in parallel."""
+        try:
+            records = self.records.__getitems__([self._number(i) for i in indices])
+        except RuntimeError:  # one by one, to name the one that cannot be read
+            return [self[i] for i in indices]
         return [self._decoded(i, record) for i, record in zip(indices, records, strict=True)]
-
-    def _decoded(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
-        label = -1 if self.label_key is None else int(record[self.label_key])
-        return {'image': images.decode(record[self.image_key], self.name(index)), 'label': label}
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image file."""
-        return self.records[index][self.image_key]
+        return self._record(index)[self.image_key]
 
     def name(self, index: int) -> str:
-        return f'{self.title} #{index}'
+        """Where a record is, such as 'cifar10 train #17'; train[17:18] would load it alone."""
+        for split, start, stop in self.parts:
+            if index < stop - start:
+                return f'{self.title} {split} #{start + index}'
+            index -= stop - start
+        raise IndexError(f'{self.title} has {len(self)} records')
+
+    def _number(self, index: int) -> int:
+        return int(index if self.numbers is None else self.numbers[index])
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self.records[self._number(index)]
+        except RuntimeError as error:  # array_record's, for whatever is wrong with its file
+            raise UnreadableImage(f'{self.name(index)}: {error}') from None
+
+    def _decoded(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
+        if self.labels is not None:
+            label = self.labels[index]
+        else:
+            label = -1 if self.label_key is None else record[self.label_key]
+        image = images.decode(record[self.image_key], self.name(index))
+        return {'image': image, 'label': int(label)}
 
 
 @dataclasses.dataclass(frozen=True)
-class SubsetSource:
-    """Some records of another source, with labels of their own."""
+class Prepared:
+    """A prepared image set that was found: `load_prepared` without the choice of a split.
 
-    source: TfdsSource
-    numbers: np.ndarray  # int64 [n], of the records
-    labels: np.ndarray  # int64 [n]
+    `title` is its name, with the configuration where it has one; `sizes` the number of images of
+    each split; `index` that of a subset, else None.
+    """
+
+    title: str
+    path: epath.Path
+    builder: tfds.core.DatasetBuilder
+    sizes: dict[str, int]
     class_names: tuple[str, ...]
-    fingerprint: str
+    index: dict[str, Index] | None = None
 
-    @property
-    def image_shape(self) -> tuple[int, int] | None:
-        return self.source.image_shape
+    def open(self, split: str) -> TfdsSource:
+        """Opens part of it; InputError where TFDS's split notation names nothing."""
+        info = self.builder.info
+        parts = split_ranges(split, self.sizes)
+        image_key, label_key = image_and_label(info)
+        numbers = labels = None
+        wanted = split
+        if self.index is not None:
+            wanted = '+'.join(dict.fromkeys(name for name, _, _ in parts))
+            numbers, labels = self._chosen(parts)
+        height, width = info.features[image_key].shape[:2]
+        encoded = {key: tfds.decode.SkipDecoding() for key in _keys(info, tfds.features.Image)}
+        return TfdsSource(
+            records=self.builder.as_data_source(wanted, decoders=encoded),
+            image_key=image_key,
+            label_key=label_key,
+            numbers=numbers,
+            labels=labels,
+            title=self.title,
+            parts=tuple(parts),
+            class_names=self.class_names,
+            image_shape=(height, width) if height and width else None,
+            fingerprint=_digest(
+                [
+                    *(self.title, self.class_names, parts),
+                    *(split_fingerprint(self.builder, name) for name, _, _ in parts),
+                    *(array.tolist() for array in (numbers, labels) if array is not None),
+                ]
+            ),
+        )
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.source[int(self.numbers[index])], 'label': int(self.labels[index])}
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        records = self.source.__getitems__(self.numbers[indices].tolist())
-        labels = self.labels[indices].tolist()
-        return [{**record, 'label': y} for record, y in zip(records, labels, strict=True)]
-
-    def encoded(self, index: int) -> bytes:
-        """The bytes of an image file."""
-        return self.source.encoded(int(self.numbers[index]))
-
-    def name(self, index: int) -> str:
-        return self.source.name(int(self.numbers[index]))
+    def _chosen(self, parts: Sequence[tuple[str, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Record numbers in the base's splits, one after the other, and labels: int64 [n] each."""
+        offsets, offset = {}, 0
+        numbers, labels = [], []
+        for name, start, stop in parts:
+            if name not in offsets:
+                offsets[name] = offset
+                offset += self.builder.info.splits[name].num_examples
+            numbers.append(offsets[name] + self.index[name].numbers[start:stop])
+            labels.append(self.index[name].labels[start:stop])
+        return np.concatenate(numbers), np.concatenate(labels)
 
 
-def load_prepared(name: str, split: str, data_dir: str) -> TfdsSource | SubsetSource:
-    """Opens a split of a prepared data set.
+def load_prepared(name: str, split: str, data_dir: str) -> TfdsSource:
+    """Opens part of a prepared image set.
 
     Args:
-      name: 'cifar10', 'imagenet_resized/64x64'; of the versions there are, the newest is taken,
-        and of the configurations the only one. Or a subset: 'imagenet100'.
-      split: in TFDS's notation.
-      data_dir: directory of the prepared data sets, local or remote (gs://, s3://).
+      name: as in the TFDS catalogue, such as 'cifar10', 'imagenet_resized/64x64' or
+        'cifar10:3.0.2', or that of one of `subsets.SUBSETS`. The configuration may be left out
+        where only one is prepared; without a version it is the newest.
+      split: TFDS's notation; of a subset it counts the subset's records.
+      data_dir: directory of the prepared data sets, local or remote.
 
     Raises:
-      InputError: no such data set or split, or one without images to tell apart.
+      InputError: there is no such image set or split, or it cannot be read record by record.
     """
-    if name in SUBSETS:
-        return _load_subset(name, split, data_dir)
-    builder = tfds.builder_from_directory(prepared_directory(name, data_dir))
+    return find_prepared(name, data_dir).open(split)
+
+
+def find_prepared(name: str, data_dir: str) -> Prepared:
+    """Finds a prepared image set; `name`, `data_dir` and errors are those of `load_prepared`."""
+    bare, version = _split_version(name)
+    if bare in SUBSETS:
+        return _find_subset(bare, version, data_dir)
+    path = _directory(bare, version, data_dir)
+    builder = tfds.builder_from_directory(path)
     info = builder.info
     if not info.file_format.value.startswith('array_record'):
         raise InputError(
             f'{name} in {data_dir} is prepared as {info.file_format.value}, which has no '
             "random access: prepare it with file_format='array_record'"
         )
-    split_ranges(split, {key: part.num_examples for key, part in info.splits.items()})
-    image_key, label_key = _keys(info, name)
-    shape = info.features[image_key].shape[:2]
-    class_names = tuple(info.features[label_key].names) if label_key else ()
-    described = (info.full_name, split, info.splits[split].num_examples, class_names)
-    return TfdsSource(
-        records=builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()}),
-        image_key=image_key,
-        label_key=label_key,
-        class_names=class_names,
-        image_shape=None if None in shape else shape,
-        fingerprint=hashlib.sha256(repr(described).encode()).hexdigest(),
-        title=f'{name} {split}',
+    _, label_key = image_and_label(info)
+    return Prepared(
+        title=f'{info.name}/{info.config_name}' if info.config_name else info.name,
+        path=path,
+        builder=builder,
+        sizes={key: split.num_examples for key, split in info.splits.items()},
+        class_names=tuple(info.features[label_key].names) if label_key else (),
     )
 
 
-def prepared_directory(name: str, data_dir: str) -> epath.Path:
-    """The newest prepared version of a data set, or an InputError that tells what there is."""
+def image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
+    """The names of the features that are the image and its label; None for an unlabelled set.
+
+    Raises:
+      InputError: it is not a set of 8-bit images, or which feature is meant is not clear.
+    """
+    features = info.features
+    images, labels = _keys(info, tfds.features.Image), _keys(info, tfds.features.ClassLabel)
+    supervised = info.supervised_keys or ()
+    if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
+        images, labels = [supervised[0]], [supervised[1]]
+    elif 'label' in labels:
+        labels = ['label']
+    if len(images) != 1 or len(labels) > 1:
+        kinds = f'{len(images)} images and {len(labels)} class labels'
+        raise InputError(
+            f'{info.name} is not an image-classification data set: a record has {kinds}, and one '
+            'image and at most one label are needed'
+        )
+    image = features[images[0]]
+    if image.np_dtype != np.uint8 or len(image.shape) != 3:
+        raise InputError(
+            f'{info.name} has images of type {image.np_dtype} and shape {image.shape}: only single '
+            'images of 8 bits a channel are read'
+        )
+    return images[0], labels[0] if labels else None
+
+
+def split_fingerprint(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """A hex digest that changes when a split is prepared from other records."""
+    info = builder.info
+    stored = info.splits[split]
+    identity = [info.name, info.config_name, str(info.version), split]
+    return _digest([*identity, list(stored.shard_lengths), stored.num_bytes])
+
+
+def _keys(info: tfds.core.DatasetInfo, kind: type) -> list[str]:
+    return [key for key, feature in info.features.items() if isinstance(feature, kind)]
+
+
+def _find_subset(name: str, version: str, data_dir: str) -> Prepared:
+    subset = SUBSETS[name]
+    base = find_prepared(f'{subset.base}:{version}' if version else subset.base, data_dir)
+    path = epath.Path(data_dir) / name / base.path.name
+    index = read_index(path)
+    if not index or any(
+        split not in base.sizes or found.base != split_fingerprint(base.builder, split)
+        for split, found in index.items()
+    ):
+        problem = f'was made from another {subset.base}' if index else 'is missing'
+        raise InputError(
+            f'the index of {name} {problem}: make it with '
+            f'python -m bagssl_jax.prepare {name} --data_dir={data_dir}'
+        )
+    return dataclasses.replace(
+        base,
+        title=name,
+        path=path,
+        sizes={split: len(found.numbers) for split, found in index.items()},
+        class_names=subset.class_names,
+        index=index,
+    )
+
+
+def _split_version(name: str) -> tuple[str, str]:
+    """NAME:VERSION or NAME/VERSION in two; an empty version where there is none."""
+    bare, _, version = name.partition(':')
+    parent, _, last = bare.rpartition('/')
+    if not version and parent and tfds.core.Version.is_valid(last):
+        return parent, last
+    return bare, version
+
+
+def _directory(name: str, version: str, data_dir: str) -> epath.Path:
+    """The prepared version of a data set, or an InputError that tells what there is."""
     if not data_dir:
         raise InputError(
             f'unknown data set {name!r}: choose photos or folder, or give data.dir=DIR, where it '
             f'was prepared by python -m bagssl_jax.prepare {name} --data_dir=DIR'
         )
     root = epath.Path(data_dir)
-    if not root.is_dir():
+    try:
+        found = root.is_dir()
+    except ImportError as error:  # gs:// and s3:// need a package of their own
+        raise InputError(f'data.dir={data_dir}: {error}') from None
+    if not found:
         raise InputError(f'data.dir={data_dir} is not a directory')
     versions = _versions(root / name)
+    if not versions and name:
+        configs = {path.name: _versions(path) for path in _folders(root / name)}
+        configs = {config: found for config, found in sorted(configs.items()) if found}
+        if len(configs) > 1:
+            choice = ', '.join(f'{name}/{config}' for config in configs)
+            raise InputError(f'{name} is prepared in several configurations: choose from {choice}')
+        versions = next(iter(configs.values()), {})
     if not versions:
-        configs = _below(root / name)
-        if len(configs) == 1:
-            return prepared_directory(f'{name}/{configs[0]}', data_dir)
-        if configs:
-            known = ', '.join(f'{name}/{config}' for config in configs)
-            raise InputError(f'{name} is prepared in several configurations: give one of {known}')
-        known = ', '.join(
-            set_name
-            for set_name in _children(root)
-            if _versions(root / set_name) or _below(root / set_name)
-        )
+        known = sorted(path.name for path in _folders(root) if _is_prepared(path))
+        found = f'it holds {", ".join(known)}' if known else 'it holds no prepared data set'
         raise InputError(
-            f'unknown data set {name!r}: not prepared in data.dir={data_dir} (it holds '
-            f'{known or "no prepared data set"}): choose photos or folder, or run python -m '
-            f'bagssl_jax.prepare {name} --data_dir={data_dir}'
+            f'unknown data set {name!r}: not prepared in data.dir={data_dir} ({found}): choose '
+            f'photos or folder, or run python -m bagssl_jax.prepare {name} --data_dir={data_dir}'
         )
-    return max(versions, key=lambda path: tfds.core.Version(path.name))
-
-
-def subset_classes(name: str) -> list[str]:
-    """The class names of a subset, in the order of its labels."""
-    text = importlib.resources.files(__package__).joinpath(f'{name}.txt').read_text()
-    return text.split()
-
-
-def subset_index(name: str, split: str, directory: epath.Path) -> epath.Path:
-    """Where the record numbers and labels of a subset's split lie.
-
-    Args:
-      directory: of the prepared data set that it is a subset of.
-    """
-    return directory / f'{name}_{split}.npy'
-
-
-def _load_subset(name: str, split: str, data_dir: str) -> SubsetSource:
-    whole = SUBSETS[name]
-    directory = prepared_directory(whole, data_dir)
-    splits = tfds.builder_from_directory(directory).info.splits
-    indexes = {}
-    for part in splits:
-        path = subset_index(name, part, directory)
-        if path.exists():
-            indexes[part] = np.load(io.BytesIO(path.read_bytes()))  # [n 2]
-    if not indexes:
+    if version and version not in versions:
         raise InputError(
-            f'{name} needs an index of the {whole} in {data_dir}: run python -m '
-            f'bagssl_jax.prepare {name} --data_dir={data_dir}'
+            f'{name} is not prepared in version {version}, but in {", ".join(sorted(versions))}'
         )
-    parts = split_ranges(split, {part: len(index) for part, index in indexes.items()})
-    names = {part for part, _, _ in parts}
-    if len(names) > 1:
-        raise InputError(f'split {split!r}: of {name} give parts of one split')
-    part = names.pop()
-    chosen = np.concatenate([indexes[part][start:stop] for _, start, stop in parts])
-    return SubsetSource(
-        source=load_prepared(whole, part, data_dir),
-        numbers=chosen[:, 0],
-        labels=chosen[:, 1],
-        class_names=tuple(subset_classes(name)),
-        fingerprint=hashlib.sha256(chosen.tobytes()).hexdigest(),
-    )
+    return versions[version or max(versions, key=tfds.core.Version)]
 
 
-def _keys(info: tfds.core.DatasetInfo, name: str) -> tuple[str, str | None]:
-    """The features that hold the image and its label; no label for a set without classes."""
-    image_keys = _keys_of(info.features, tfds.features.Image)
-    label_keys = _keys_of(info.features, tfds.features.ClassLabel)
-    if info.supervised_keys and info.supervised_keys[0] in image_keys:
-        image_keys = [info.supervised_keys[0]]
-    if len(image_keys) != 1:
-        raise InputError(
-            f'{name} is not an image-classification data set: it has {len(image_keys)} features '
-            'of type Image, and one is needed'
-        )
-    for label_key in (*(info.supervised_keys or ()), 'label', *label_keys[:1]):
-        if label_key in label_keys:
-            return image_keys[0], label_key
-    return image_keys[0], None
+def _is_prepared(directory: epath.Path) -> bool:
+    return bool(_versions(directory)) or any(_versions(path) for path in _folders(directory))
 
 
-def _keys_of(features: Any, kind: type) -> list[str]:
-    return [key for key, feature in features.items() if isinstance(feature, kind)]
+def _versions(directory: epath.Path) -> dict[str, epath.Path]:
+    return {
+        path.name: path
+        for path in _folders(directory)
+        if tfds.core.Version.is_valid(path.name) and (path / 'dataset_info.json').exists()
+    }
 
 
-def _children(directory: epath.Path) -> list[str]:
-    if not directory.is_dir():
-        return []
-    return sorted(path.name for path in directory.iterdir() if path.is_dir())
+def _folders(directory: epath.Path) -> list[epath.Path]:
+    return [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
 
 
-def _below(directory: epath.Path) -> list[str]:
-    """The configurations of a data set that have a prepared version."""
-    return [config for config in _children(directory) if _versions(directory / config)]
-
-
-def _versions(directory: epath.Path) -> list[epath.Path]:
-    return [
-        directory / name
-        for name in _children(directory)
-        if tfds.core.Version.is_valid(name) and (directory / name / 'dataset_info.json').exists()
-    ]
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

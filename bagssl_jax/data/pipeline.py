@@ -6,18 +6,15 @@ is read when its batch is made, in the thread or the worker process that makes i
 
 import contextlib
 import dataclasses
-import multiprocessing.resource_tracker
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
-from absl import flags
 
 from bagssl_jax.data import crops
+from bagssl_jax.data.prefetch import prefetched
 from bagssl_jax.data.sources import ArraySource, Source, read_records
 from bagssl_jax.errors import InputError, UnreadableImage
 
@@ -69,7 +66,7 @@ def train_batches(
     batches = batch_dataset(
         source, random_crops, seed=seed, batch_size=batch_size, shard=shard, on_device=on_device
     )
-    return _prefetched(batches.slice(slice(start, None)), source, workers)
+    return prefetched(batches.slice(slice(start, None)), _threads(source), workers)
 
 
 def batch_dataset(
@@ -149,7 +146,7 @@ def bag_batches(
       UnreadableImage: there is one, and `on_error` is 'stop'.
     """
     numbers = grain.MapDataset.range(len(source)).batch(batch_size)
-    batches = _prefetched(numbers.map(_ViewPatches(source, view)), source, workers)
+    batches = prefetched(numbers.map(_ViewPatches(source, view)), _threads(source), workers)
     with contextlib.closing(batches):
         for patches, labels, unreadable in batches:
             read = unreadable < 0
@@ -281,65 +278,6 @@ def _next_readable(source: Source, number: int) -> tuple[dict[str, Any], int]:
     raise UnreadableImage(f'{first}; and so it is with the next {skipped} images')
 
 
-def _prefetched(batches: grain.MapDataset, source: Source, workers: int) -> Iterator[Any]:
-    """Iterates over whole batches, some of them made in advance, here or in worker processes."""
+def _threads(source: Source) -> int:
     # Slicing arrays holds the interpreter lock; reading and decoding files does not.
-    threads = 2 if isinstance(source, ArraySource) else min(os.cpu_count() or 2, 16)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
-    if not workers:
-        iterator = iter(batches.to_iter_dataset(options))
-    else:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain hands absl's flags to its worker processes
-        one_ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = batches.to_iter_dataset(one_ahead)
-        iterator = iter(dataset.mp_prefetch(processes, worker_init_fn=_start_worker))
-    try:
-        if not workers:
-            yield from iterator
-            return
-        with _interrupts_blocked():
-            batch = next(iterator)
-        while True:
-            # Else a batch would lie in shared memory, which has to be given back before the end.
-            yield _copied(batch)
-            batch = next(iterator)
-    except StopIteration:
-        return
-    finally:
-        iterator.close()
-
-
-def _copied(batch: Any) -> Any:
-    """The arrays of dictionaries and named tuples, in memory of this process."""
-    if isinstance(batch, dict):
-        return {key: _copied(value) for key, value in batch.items()}
-    return type(batch)(*map(_copied, batch)) if isinstance(batch, tuple) else np.array(batch)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes and threads that start inside never see SIGINT: the main one decides what it means.
-
-    A Ctrl-C at a terminal goes to every process of the program. One that comes while this one
-    has it blocked is delivered at the end.
-    """
-    # Its start, which the first semaphore asks for, would unblock the signal.
-    multiprocessing.resource_tracker.ensure_running()
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Lets a worker process end with its parent, even if that was killed."""
-    del index, count
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return 2 if isinstance(source, ArraySource) else min(os.cpu_count() or 2, 16)

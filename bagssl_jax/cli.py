@@ -5,7 +5,7 @@ import difflib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -33,6 +33,35 @@ def run(
             print(usage.strip())
         else:
             program(*parse(sys.argv, config_file=config_file, extra_flags=extra_flags))
+
+
+def run_command(
+    program: Callable[..., None],
+    usage: str,
+    *,
+    words: Sequence[str] = (),
+    options: Mapping[str, str],
+) -> None:
+    """As `run`, for a program without a configuration.
+
+    Args:
+      program: what to do: called with the words in their order, and the options by name.
+      usage: printed by --help.
+      words: what the words before the flags say.
+      options: name of a flag -> its default.
+    """
+    with _one_line_errors():
+        if {'--help', '-help', '-h'}.intersection(sys.argv):
+            print(usage.strip())
+            return
+        given, argv = _split_words(sys.argv, words)
+        values = flags.FlagValues()
+        for name, default in options.items():
+            flags.DEFINE_string(name, default, 'of this program', flag_values=values)
+        rest = _parsed(values, argv)
+        if rest[1:]:
+            raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
+        program(*given, **{name: values[name].value for name in options})
 
 
 def parse(
@@ -82,6 +111,15 @@ def _one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def _split_words(argv: list[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that follow the program's name, and the command line without them."""
+    given = argv[1 : 1 + len(words)]
+    if len(given) < len(words) or any(word.startswith('-') for word in given):
+        usage = ' '.join(word.upper() for word in words)
+        raise InputError(f'{usage} is missing: it comes first, before the flags')
+    return given, [argv[0], *argv[1 + len(words) :]]
 
 
 def _parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> list[str]:

@@ -154,7 +154,7 @@ def test_every_array_that_does_not_fit_is_listed():
     with pytest.raises(InputError) as error:
         from_torchvision(arrays, shapes())
     assert str(error.value) == (
-        'the checkpoint does not fit the encoder; '
+        'the checkpoint does not fit the encoder that --arch names; '
         'unknown: layer1.0.se.weight, layer5.0.bn1.num_batches_tracked; '
         'missing: layer1.0.bn1.weight, layer4.1.conv2.weight; '
         'of another shape: layer2.0.bn1.bias (9,) instead of (8,), '

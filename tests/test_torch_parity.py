@@ -142,10 +142,14 @@ def test_pickles_are_read_in_the_layout_of_every_project(tmp_path, project, zipp
     assert all((arrays[name] == value).all() for name, value in flat(saved).items())
 
 
-def test_settings_and_numbers_beside_the_arrays_are_harmless(tmp_path):
+@pytest.mark.parametrize('numpy', [b'numpy._core', b'numpy.core'])  # of version 2, and of 1
+def test_settings_and_numbers_beside_the_arrays_are_harmless(tmp_path, numpy):
     path = tmp_path / 'checkpoint.pth'
     beside = {'args': argparse.Namespace(lr=0.3), 'best': np.float64(0.7), 'step': np.int64(3)}
-    torch.save({'model': {'x': torch.ones(2)}, **beside}, path)
+    saved = {'model': {'x': torch.ones(2)}, **beside}
+    torch.save(saved, path, _use_new_zipfile_serialization=False)
+    assert b'numpy._core' in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'numpy._core', numpy))
     assert read_arrays(str(path)).keys() == {'model.x'}
 
 

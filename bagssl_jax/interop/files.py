@@ -57,7 +57,7 @@ def _read_pickle(path: str) -> dict[str, np.ndarray]:
         ) from None
     try:
         with torch.serialization.safe_globals(_harmless()):
-            tree = torch.load(path, map_location='cpu', weights_only=True)
+            return _flat(torch.load(path, map_location='cpu', weights_only=True), torch)
     except Exception as error:  # unpickling raises whatever the bytes make it
         if refused := re.search(r'GLOBAL (\S+)', str(error)):
             raise InputError(
@@ -69,26 +69,23 @@ def _read_pickle(path: str) -> dict[str, np.ndarray]:
             f'--checkpoint={path} cannot be read: it is damaged, or was not written by torch.save '
             f'({type(error).__name__})'
         ) from None
-    return _flat(tree, torch)
 
 
 def _harmless() -> list[Any]:
     """What checkpoints hold beside arrays, and `weights_only` does not know: settings, numbers."""
     scalar = np.float64().__reduce__()[0]
+    as_in_numpy_1 = (scalar, 'numpy.core.multiarray.scalar')
     dtypes = [type(np.dtype(code)) for code in ('f4', 'f8', 'i4', 'i8', 'b1')]
-    # numpy 1 had it in another module.
-    return [argparse.Namespace, scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, *dtypes]
+    return [argparse.Namespace, scalar, as_in_numpy_1, np.dtype, *dtypes]
 
 
 def _flat(tree: Any, torch: Any, prefix: str = '') -> dict[str, np.ndarray]:
     arrays = {}
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
         if isinstance(value, torch.Tensor):
-            value = value.detach()
             # NumPy has no bfloat16.
-            arrays[f'{prefix}{key}'] = (
-                value.float() if value.is_floating_point() else value
-            ).numpy()
+            value = value.float() if value.is_floating_point() else value
+            arrays[f'{prefix}{key}'] = value.detach().numpy()
         else:
             arrays |= _flat(value, torch, f'{prefix}{key}.')
     return arrays

@@ -66,7 +66,7 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
         found = '; '.join(
             f'{kind}: {", ".join(sorted(names))}' for kind, names in faults.items() if names
         )
-        raise InputError(f'the checkpoint does not fit the encoder; {found}')
+        raise InputError(f'the checkpoint does not fit the encoder that --arch names; {found}')
     return traverse_util.unflatten_dict(
         {
             path: np.transpose(

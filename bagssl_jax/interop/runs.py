@@ -1,5 +1,6 @@
 """From a PyTorch checkpoint to the directory of a run, and from a run to a file for PyTorch."""
 
+import contextlib
 import functools
 import hashlib
 import pathlib
@@ -71,17 +72,14 @@ def import_checkpoint(
     }
     _check_vacant(workdir)
     claim(workdir, run_config(settings, imported))
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(0, {'encoder': jax.tree.map(jnp.asarray, variables)}, {})
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+        checkpoints.save(0, {'encoder': jax.tree.map(jnp.asarray, variables)}, {})
     left_out = ', '.join(f'{name} ({count})' for name, count in found.left_out.items())
     print(f'taken: {found.prefix or "names without a prefix"}')
     print(f'left out, with the number of arrays: {left_out or "nothing"}')
     print(f'{workdir}: {_described(encoder, arch, variables)}')
     if encoder.stem == 'cifar':
-        print(
-            "(the stem pads by 1; if it is solo-learn's, which pads by 2, give --stem=cifar_pad2)"
-        )
+        print("the stem pads by 1; for solo-learn's, which pads by 2, give --stem=cifar_pad2")
 
 
 def export_checkpoint(workdir: str, path: str) -> None:

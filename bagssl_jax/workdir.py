@@ -21,7 +21,7 @@ FREE_KEYS = (
 )
 
 
-def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
     """Makes `workdir` the directory of the run that `config` describes, or finds that it is.
 
     Writes config.json and data.json. Keys that do not change what is learned may differ between
@@ -30,7 +30,8 @@ def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any]) -> N
     Args:
       workdir: created where it does not exist.
       config: the resolved configuration, nested.
-      data: of the training images: 'images' (how many), 'classes', 'fingerprint'.
+      data: of the training images: 'images' (how many), 'classes', 'fingerprint'; None where there
+        are none, as of an imported encoder.
 
     Raises:
       InputError: the directory holds another configuration, naming the first key that differs,
@@ -47,7 +48,7 @@ def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any]) -> N
                     'give another --workdir, or the configuration of that run'
                 )
     began = read_data(workdir)
-    if began and began != data:
+    if data and began and began != data:
         raise InputError(
             f'the training images are not those that the run in {workdir} began with '
             f'({began["images"]:,} then, {data["images"]:,} now): bring those back, or give '
@@ -55,7 +56,8 @@ def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any]) -> N
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / 'data.json', data)
+        if data:
+            _write(directory / 'data.json', data)
         _write(directory / 'config.json', config)
     except OSError as error:
         raise InputError(f'--workdir={workdir} cannot be written: {error.strerror}') from None

@@ -47,9 +47,11 @@ def get_config() -> ConfigDict:
     config.encoder = encoder = ConfigDict()
     encoder.name = 'resnet18'  # 'resnet18', 'resnet34', 'resnet50', 'tiny'
     encoder.width = 64  # channels of the first stage; the embedding is 8 (resnet50: 32) times it
-    encoder.stem = 'cifar'  # 'cifar' (3x3, stride 1) or 'imagenet' (7x7, stride 2, max-pooling)
+    encoder.stem = 'cifar'  # 'cifar' (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
     encoder.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
+    encoder.mean = (0.5, 0.5, 0.5)  # of the pixels in [0, 1], by channel: subtracted,
+    encoder.std = (0.5, 0.5, 0.5)  # and divided by
 
     config.projector = projector = ConfigDict()
     projector.widths = (2048, 2048)  # of each linear layer; the last is the projection's

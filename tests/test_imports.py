@@ -7,10 +7,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze', 'benchmark', 'prepare'],
+    ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch'],
     ['cli'],
     ['analysis', 'benchmarks'],
-    ['training', 'evaluation'],
+    ['training', 'evaluation', 'interop'],
     ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
     ['parallel', 'records', 'workdir'],
     ['errors'],
@@ -22,6 +22,8 @@ ONLY_IN = {
     'tensorflow_datasets': {'data'},
     'matplotlib': {'analysis', 'evaluation'},
     'sklearn': {'analysis'},
+    'torch': {'interop'},
+    'safetensors': {'interop'},
     'absl': {'cli', 'data'},
     'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis', 'benchmarks'},
     'PIL': {'data', 'benchmarks'},

@@ -99,6 +99,8 @@ def compare_patches(
     check_batch_size(chunk, mesh, 'probe.batch_size')
     if chunk < patches:
         raise InputError(f'probe.batch_size={chunk} is less than a bag of {patches}: raise it')
+    if not config.projector.widths:
+        raise InputError('this encoder has no projector, whose output is what is compared here')
     step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
 
     source = sources.load(

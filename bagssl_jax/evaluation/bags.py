@@ -16,7 +16,7 @@ Variables = Mapping[str, Any]
 Embed = Callable[[Variables, jax.Array], dict[str, jax.Array]]
 
 
-def make_embed(encoder: nn.Module, projector: nn.Module, spaces: tuple[str, ...]) -> Embed:
+def make_embed(encoder: nn.Module, projector: nn.Module | None, spaces: tuple[str, ...]) -> Embed:
     """The frozen forward pass, jitted.
 
     Returns:
@@ -29,8 +29,9 @@ def make_embed(encoder: nn.Module, projector: nn.Module, spaces: tuple[str, ...]
     def embed(variables: Variables, patches: jax.Array) -> dict[str, jax.Array]:
         x = patches.astype(jnp.float32) / 255
         h, _ = encoder.apply(variables['encoder'], x, train=False)
-        z, _ = projector.apply(variables['projector'], h, train=False)
-        outputs = {'h': h, 'z': z}
+        outputs = {'h': h}
+        if projector is not None:
+            outputs['z'], _ = projector.apply(variables['projector'], h, train=False)
         return {space: outputs[space] for space in spaces}
 
     return embed

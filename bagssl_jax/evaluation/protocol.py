@@ -98,6 +98,8 @@ def _check_settings(config: ConfigDict) -> None:
     for space in config.probe.spaces:
         if space not in SPACES:
             raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')
+        if space != 'h' and not config.projector.widths:
+            raise InputError(f'this encoder has no projector, and so no {space}: probe h')
 
 
 def _labelled(config: ConfigDict, *, in_memory: bool) -> list[sources.Source]:
@@ -142,17 +144,20 @@ def _bags(config, source, view, images, left_out):
 
 def restore_encoders(
     config: ConfigDict, workdir: str, mesh: Mesh
-) -> tuple[int, nn.Module, nn.Module, dict[str, bags.Variables]]:
+) -> tuple[int, nn.Module, nn.Module | None, dict[str, bags.Variables]]:
     """The newest checkpoint's encoder and projector, and those that its training began with.
 
     Returns:
-      The step, the two modules, and their variables 'trained' and 'untrained', on every device.
+      The step, the two modules, and their variables 'trained' and 'untrained', on every device. An
+      imported encoder has no projector: None, and no variables for it.
 
     Raises:
       InputError: there is no undamaged checkpoint in `workdir`.
     """
     encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
+    projector = None
+    if config.projector.widths:
+        projector = make_projector(**config.projector, dtype=config.encoder.dtype)
     networks = {'encoder': encoder, 'projector': projector}
     untrained = jax.device_put(init_variables(networks, config.seed), replicated(mesh))
     step, trained = restore_items(workdir, untrained)

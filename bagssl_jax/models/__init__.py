@@ -1,7 +1,8 @@
 """Encoders and projectors, as Linen modules that return (output, intermediates)."""
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ from flax import linen as nn
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.models.projector import Projector
-from bagssl_jax.models.resnet import ResNet, Tiny
+from bagssl_jax.models.resnet import HALF, ResNet, Tiny
 
 
 def _resnet(stages: tuple[int, ...], bottleneck: bool) -> Callable[..., nn.Module]:
-    def build(*, width, stem, zero_init_last, dtype):
+    def build(*, width, stem, zero_init_last, dtype, mean, std):
         if stem not in STEMS:
             raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
         return ResNet(
@@ -24,17 +25,19 @@ def _resnet(stages: tuple[int, ...], bottleneck: bool) -> Callable[..., nn.Modul
             stem=stem,
             zero_init_last=zero_init_last,
             dtype=dtype,
+            mean=mean,
+            std=std,
         )
 
     return build
 
 
-def _tiny(*, width, stem, zero_init_last, dtype):
+def _tiny(*, width, stem, zero_init_last, dtype, mean, std):
     del stem, zero_init_last  # it has a stem of its own, and no residual blocks
-    return Tiny(width=width, dtype=dtype)
+    return Tiny(width=width, dtype=dtype, mean=mean, std=std)
 
 
-STEMS = ('cifar', 'imagenet')
+STEMS = ('cifar', 'imagenet', 'cifar_pad2')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 ENCODERS = {
     'resnet18': _resnet((2, 2, 2, 2), bottleneck=False),
@@ -45,19 +48,38 @@ ENCODERS = {
 
 
 def make_encoder(
-    name: str, *, width: int, stem: str, zero_init_last: bool, dtype: str
+    name: str,
+    *,
+    width: int,
+    stem: str,
+    zero_init_last: bool,
+    dtype: str,
+    mean: Sequence[float] = HALF,
+    std: Sequence[float] = HALF,
 ) -> nn.Module:
     """The encoder that a configuration's `encoder` describes.
 
     Raises:
-      InputError: an unknown name, stem or dtype, or a width below 1.
+      InputError: an unknown name, stem or dtype, a width below 1, or a mean or standard deviation
+        that no pixels have.
     """
     if name not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: choose from {", ".join(ENCODERS)}')
     if width < 1:
         raise InputError(f'encoder.width={width} must be at least 1')
+    for key, values, least in (('mean', mean, -math.inf), ('std', std, 0)):
+        if len(values) != 3 or not all(least < value < math.inf for value in values):
+            raise InputError(
+                f'encoder.{key}={tuple(values)} must be a number for each of the three channels'
+                f'{", above 0" if key == "std" else ""}'
+            )
     return ENCODERS[name](
-        width=width, stem=stem, zero_init_last=zero_init_last, dtype=_dtype(dtype)
+        width=width,
+        stem=stem,
+        zero_init_last=zero_init_last,
+        dtype=_dtype(dtype),
+        mean=tuple(mean),
+        std=tuple(std),
     )
 
 

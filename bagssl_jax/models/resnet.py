@@ -19,7 +19,8 @@ class ResNet(nn.Module):
       stages: blocks in each of the four stages.
       bottleneck: 1x1-3x3-1x1 blocks, four times as wide at their output, instead of 3x3-3x3.
       width: channels of the stem and of the first stage; 64 in the paper.
-      stem: 'cifar' (3x3, stride 1) or 'imagenet' (7x7, stride 2, and 3x3 max-pooling).
+      stem: 'cifar' (3x3, stride 1), 'imagenet' (7x7, stride 2, and 3x3 max-pooling), or
+        'cifar_pad2' (3x3, stride 1, padded by 2 as in solo-learn).
       zero_init_last: start the last BatchNorm scale of every block at zero, so that the block
         starts as the identity (Goyal et al., arXiv 1706.02677).
       dtype: of the computation; parameters, statistics and output are float32.
@@ -40,10 +41,10 @@ class ResNet(nn.Module):
         """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n d], and {'map': [n h' w' d]}."""
         norm = norm_layer(train, self.dtype)
         x = scale_pixels(x, self.mean, self.std)
-        if self.stem == 'cifar':
-            x = Conv(self.width, 3, 1, train, self.dtype, name='stem_conv')(x)
-        else:
-            x = Conv(self.width, 7, 2, train, self.dtype, name='stem_conv')(x)
+        if self.stem == 'cifar_pad2':
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the convolution pads by 1 itself
+        kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
+        x = Conv(self.width, kernel, stride, train, self.dtype, name='stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -1,0 +1,40 @@
+"""Brings a ResNet from PyTorch into a workdir, or a workdir's encoder into a file for PyTorch.
+
+    python -m bagssl_jax.import_torch --checkpoint=FILE --arch=resnet50 --workdir=DIR
+    python -m bagssl_jax.import_torch --export=FILE.safetensors --workdir=DIR
+
+The first takes a state dict with torchvision's names, bare or as VICReg, MoCo, SimSiam, SwAV, DINO,
+Barlow Twins, solo-learn and EMP-SSL nest it; then, for one, probe it:
+
+    python -m bagssl_jax.probe --workdir=DIR --config.data.name=NAME --config.data.dir=DATA
+
+--arch is resnet18, resnet34 or resnet50; width and stem are read off the weights. These cannot be:
+
+  --mean, --std   of the pixels, by channel: ImageNet's if not given, which all of them use but
+                  EMP-SSL (0.5,0.5,0.5 for both) and, on CIFAR, solo-learn (CIFAR-10:
+                  0.4914,0.4822,0.4465 and 0.2470,0.2435,0.2616; CIFAR-100:
+                  0.5071,0.4865,0.4409 and 0.2673,0.2564,0.2762)
+  --stem          cifar_pad2 for solo-learn's on CIFAR, whose 3x3 convolution pads by 2
+  --prefix        of the names, where several encoders are there: DINO's teacher is taken, MoCo's
+                  encoder_q; nested dictionaries are joined by dots: student.module.backbone
+
+Bottlenecks are torchvision's (version 1.5). A FILE that is not .safetensors needs PyTorch:
+pip install '.[torch]'. The second command writes torchvision's names, and needs no PyTorch.
+"""
+
+from bagssl_jax import cli
+from bagssl_jax.interop import transfer
+
+OPTIONS = {
+    'checkpoint': '',
+    'export': '',
+    'workdir': '',
+    'arch': '',
+    'prefix': '',
+    'stem': '',
+    'mean': '0.485,0.456,0.406',
+    'std': '0.229,0.224,0.225',
+}
+
+if __name__ == '__main__':
+    cli.run_command(transfer, __doc__, options=OPTIONS)

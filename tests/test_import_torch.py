@@ -1,0 +1,352 @@
+import contextlib
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from flax import traverse_util
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from torchvision_weights import (
+    LAYOUTS,
+    MEAN,
+    STD,
+    flags,
+    flat,
+    head,
+    images,
+    imported_output,
+    momentum,
+    prefixed,
+    weights,
+)
+
+from bagssl_jax import cli, import_torch
+from bagssl_jax.checkpoints import Checkpoints, restore_items
+from bagssl_jax.errors import InputError
+from bagssl_jax.interop import transfer
+from bagssl_jax.interop.layouts import find_backbone
+from bagssl_jax.interop.names import from_torchvision, to_torchvision
+from bagssl_jax.models import init_variables, make_encoder
+from bagssl_jax.workdir import read_config
+
+
+@pytest.fixture(scope='module')
+def imported(tmp_path_factory):
+    """The workdir of an imported encoder, and the file that it was imported from."""
+    place = tmp_path_factory.mktemp('imported')
+    file = place / 'vicreg.safetensors'
+    save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18'))), file)
+    transfer(**flags(place / 'run', checkpoint=str(file)))
+    return place / 'run', file
+
+
+def shapes(name='resnet18', stem='imagenet'):
+    """The shapes of the variables of an encoder of width 4."""
+    encoder = make_encoder(name, width=4, stem=stem, zero_init_last=False, dtype='float32')
+    return jax.eval_shape(lambda: init_variables({'encoder': encoder}, 0))['encoder']
+
+
+def linen(arrays, name='resnet18', stem='imagenet'):
+    return jax.tree.map(jnp.asarray, from_torchvision(arrays, shapes(name, stem)))
+
+
+# Some of the embeddings that PyTorch 2.13 has computed of the second image, by the model in
+# test_torch_parity.py.
+@pytest.mark.parametrize(
+    ('name', 'stem', 'padding', 'expected'),
+    [
+        ('resnet18', 'cifar', 'cifar', [0.31278792, 0.89875942, 1.39707661, 0.0, 0.50291586]),
+        ('resnet18', 'cifar', 'cifar_pad2', [0.27874258, 0.95467114, 1.23281646, 0.0, 0.51816568]),
+        ('resnet18', 'imagenet', 'imagenet', [0.44123015, 0.98331898, 0.3085646, 0.07795258]),
+        ('resnet34', 'cifar', 'cifar', [0.27844083, 0.19744623, 0.06934936, 0.20088295]),
+        ('resnet34', 'imagenet', 'imagenet', [0.25329298, 0.06665057, 0.0, 0.03809139]),
+        ('resnet50', 'cifar', 'cifar', [0.0, 1.40740299, 0.18039818, 0.22341384, 0.79473680]),
+        ('resnet50', 'imagenet', 'imagenet', [0.19191867, 0.21283016, 0.02603140, 0.0, 0.0]),
+    ],
+)
+def test_outputs_are_those_that_pytorch_had(name, stem, padding, expected):
+    arrays = weights(name, stem=stem)
+    h = imported_output(name, arrays, images(stem), stem=padding, mean=MEAN, std=STD)
+    np.testing.assert_allclose(h[1, : len(expected)], expected, atol=1e-5)
+
+
+def test_pixel_statistics_are_applied_to_pixels():
+    arrays, x = weights('resnet18', stem='cifar'), images('cifar')
+    standardised = (x - np.float32(MEAN)) / np.float32(STD)
+    plain = {'stem': 'cifar', 'mean': (0.0,) * 3, 'std': (1.0,) * 3}
+    expected = imported_output('resnet18', arrays, standardised, **plain)
+    h = imported_output('resnet18', arrays, x, stem='cifar', mean=MEAN, std=STD)
+    np.testing.assert_allclose(h, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
+@pytest.mark.parametrize('name', ['resnet18', 'resnet34', 'resnet50'])
+def test_there_and_back_is_exact(name, stem):
+    arrays = weights(name, stem=stem)
+    variables = linen(arrays, name, stem)
+    back = to_torchvision(variables)
+    assert back.keys() == {key for key in arrays if not key.endswith('num_batches_tracked')}
+    assert all((back[key] == arrays[key]).all() for key in back)
+    again = from_torchvision(back, variables)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), variables, again))
+
+
+@pytest.mark.parametrize('project', LAYOUTS)
+def test_the_backbone_is_found_in_the_layout_of_every_project(project):
+    nest, prefix, left_out = LAYOUTS[project]
+    arrays = weights('resnet18')
+    found = find_backbone(flat(nest(arrays)))
+    assert (found.prefix, found.left_out) == (prefix, left_out)
+    assert found.arrays.keys() == arrays.keys()
+    assert all((found.arrays[key] == arrays[key]).all() for key in arrays)
+
+
+@pytest.mark.parametrize(
+    ('project', 'prefix'),
+    [
+        ('moco', 'state_dict.module.encoder_k.'),
+        ('dino', 'student.module.backbone'),
+        ('solo-learn', 'state_dict.momentum_backbone'),
+    ],
+)
+def test_the_other_backbone_can_be_asked_for(project, prefix):
+    arrays = weights('resnet18')
+    found = find_backbone(flat(LAYOUTS[project][0](arrays)), prefix)
+    assert (found.arrays['conv1.weight'] == momentum(arrays)['conv1.weight']).all()
+
+
+def test_a_network_alone_is_taken_whatever_its_name():
+    arrays = weights('resnet18')
+    assert find_backbone(prefixed('student.', arrays)).prefix == 'student.'
+    assert find_backbone(arrays, '.').arrays.keys() == arrays.keys()
+
+
+@pytest.mark.parametrize(
+    ('arrays', 'prefix', 'message'),
+    [
+        (
+            {**prefixed('a.', weights('resnet18')), **prefixed('b.', weights('resnet18'))},
+            '',
+            'several ResNets: give one by --prefix; there are ResNets under a., b.',
+        ),
+        (prefixed('a.', weights('resnet18')), 'b', '--prefix=b.: no array.*ResNets under a.'),
+        (head('blocks.0.', 'attn.qkv.weight'), '', 'holds no ResNet.*blocks.0.attn.qkv.weight'),
+        ({}, '', 'holds no ResNet.*it holds no arrays'),
+        ({}, 'x', '--prefix=x.: no array.*it holds no arrays'),
+    ],
+)
+def test_a_checkpoint_without_the_one_backbone_says_what_there_is(arrays, prefix, message):
+    with pytest.raises(InputError, match=message):
+        find_backbone(arrays, prefix)
+
+
+def test_every_array_that_does_not_fit_is_listed():
+    arrays = weights('resnet18')
+    del arrays['layer1.0.bn1.weight'], arrays['layer4.1.conv2.weight']
+    arrays['layer2.0.bn1.bias'] = np.zeros(9, np.float32)
+    arrays['layer3.0.conv1.weight'] = arrays['layer3.0.conv1.weight'][:, :, :1]
+    arrays |= {'layer1.0.se.weight': np.zeros(3), 'layer5.0.bn1.num_batches_tracked': np.array(1)}
+    with pytest.raises(InputError) as error:
+        from_torchvision(arrays, shapes())
+    assert str(error.value) == (
+        'the checkpoint does not fit the encoder that --arch names; '
+        'unknown: layer1.0.se.weight, layer5.0.bn1.num_batches_tracked; '
+        'missing: layer1.0.bn1.weight, layer4.1.conv2.weight; '
+        'of another shape: layer2.0.bn1.bias (9,) instead of (8,), '
+        'layer3.0.conv1.weight (16, 8, 1, 3) instead of (16, 8, 3, 3)'
+    )
+
+
+def test_an_import_is_a_run_like_any_other(imported):
+    workdir, file = imported
+    config, _ = cli.parse(
+        ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
+    )
+    assert config.encoder.to_dict() == {
+        'name': 'resnet18',
+        'width': 4,
+        'stem': 'imagenet',
+        'zero_init_last': False,
+        'dtype': 'float32',
+        'mean': MEAN,
+        'std': STD,
+    }
+    assert (config.projector.widths, config.probe.patches) == ((), (1, 9))
+    assert config.imported.prefix == 'model.module.backbone.'
+    expected = linen(find_backbone(load_file(file)).arrays)
+    step, items = restore_items(str(workdir), {'encoder': expected})
+    assert step == 0
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), items['encoder'], expected))
+
+
+def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
+    argv = ['main', '--workdir=x', f'--config={REPOSITORY}/configs/default.py']
+    training = cli.parse(argv, config_file=True)[0].to_dict()
+    config = read_config(str(imported[0]))
+    assert config.keys() - training.keys() == {'imported'}
+    for group in config.keys() - {'imported', 'seed'}:
+        assert config[group].keys() == training[group].keys()
+
+
+def test_what_was_exported_is_what_was_imported(imported, tmp_path, capsys):
+    workdir, file = imported
+    out = str(tmp_path / 'out.safetensors')
+    transfer(**flags(workdir, export=out))
+    assert 'step 0, resnet18 of width 4, imagenet stem' in capsys.readouterr().out
+    arrays, before = load_file(out), find_backbone(load_file(file)).arrays
+    assert arrays.keys() == {key for key in before if 'num_batches_tracked' not in key}
+    assert all((arrays[key] == before[key]).all() for key in arrays)
+    with safe_open(out, 'numpy') as opened:
+        notes = opened.metadata()
+    assert (notes['stem'], notes['mean'], notes['step']) == ('imagenet', str(MEAN), '0')
+
+
+def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
+    config = shrunk('--config.encoder.name=resnet18')
+    variables = linen(weights('resnet18', stem='cifar'), stem='cifar')
+    (tmp_path / 'config.json').write_text(config.to_json())
+    with contextlib.closing(Checkpoints(str(tmp_path), keep=2)) as checkpoints:
+        for step in (4, 8):
+            items = {'encoder': variables, 'training': {'step': np.array(step)}}
+            checkpoints.save(step, items, {'unlogged': []})
+    out = str(tmp_path / 'out.safetensors')
+    transfer(**flags(tmp_path, export=out))
+    kernel = variables['params']['stage2_block1']['shortcut_conv']['kernel']
+    exported = load_file(out)
+    assert (exported['layer2.0.downsample.0.weight'][5, 2] == kernel[:, :, 2, 5]).all()
+    assert len(exported) == len(traverse_util.flatten_dict(variables))
+
+
+def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
+    file = tmp_path / 'emp-ssl.safetensors'
+    save_file(flat(LAYOUTS['emp-ssl'][0](weights('resnet18', stem='cifar'))), file)
+    half = {'mean': '0.5,0.5,0.5', 'std': '0.5,0.5,0.5'}
+    transfer(**flags(tmp_path / 'run', checkpoint=str(file), **half))
+    taken, left_out, settings, hint = capsys.readouterr().out.splitlines()
+    assert taken == 'taken: module.backbone.'
+    assert left_out.endswith(': module.pre_feature (2), module.projection (2)')
+    assert 'resnet18 of width 4, cifar stem' in settings
+    assert '(0.5, 0.5, 0.5)' in settings
+    assert '--stem=cifar_pad2' in hint
+    assert read_config(str(tmp_path / 'run'))['patches']['resize'] == 32
+
+
+def test_another_import_is_refused_in_the_same_place_but_the_same_is_not(imported, tmp_path):
+    workdir, file = imported
+    before = json.dumps(read_config(str(workdir)))
+    transfer(**flags(workdir, checkpoint=str(file)))
+    other = tmp_path / file.name
+    save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18', seed=1))), other)
+    with pytest.raises(InputError, match=r'holds a run with imported.sha256'):
+        transfer(**flags(workdir, checkpoint=str(other)))
+    assert json.dumps(read_config(str(workdir))) == before
+
+
+def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    with pytest.raises(InputError, match='holds a run with'):
+        transfer(**flags(tmp_path, checkpoint=str(imported[1])))
+    (tmp_path / 'config.json').unlink()
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(InputError, match='holds checkpoints already'):
+        transfer(**flags(tmp_path, checkpoint=str(imported[1])))
+
+
+def refused(capsys, monkeypatch, *arguments):
+    """The line that the program prints on its way out with status 2."""
+    monkeypatch.setattr(sys, 'argv', ['import_torch', *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    line, end = captured.err.split('\n', 1)
+    assert end == ''
+    return line
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--arch=resnet19'], 'unknown --arch=resnet19: choose from resnet18, resnet34, resnet50'),
+        (['--arch=tiny'], 'unknown --arch=tiny'),
+        (['--arch=resnet34'], 'missing: layer1.2.bn1.bias, layer1.2.bn1.running_mean, '),
+        (['--checkpoint=/no/such.safetensors'], '--checkpoint=/no/such.safetensors: no such file'),
+        (['--export=x.safetensors'], 'either --checkpoint=FILE, to import it, or --export=FILE'),
+        (['--checkpoint='], 'either --checkpoint=FILE, to import it, or --export=FILE'),
+        (['--workdir='], '--workdir is missing'),
+        (['--stem=cifar'], 'conv1.weight (4, 3, 7, 7) instead of (4, 3, 3, 3)'),
+        (['--stem=small'], "unknown encoder.stem 'small'"),
+        (['--mean=0.5'], r'encoder.mean=(0.5,) must be a number for each'),
+        (['--std=1,0,1'], 'encoder.std=(1.0, 0.0, 1.0) must be a number for each'),
+        (['--mean=a,b,c'], '--mean=a,b,c must be three numbers'),
+        (['--prefix=nowhere'], 'ResNets under model.module.backbone.'),
+        (['--architecture=resnet18'], "Unknown command line flag 'architecture'"),
+        (['resnet18'], "'resnet18' is not a flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    capsys, monkeypatch, tmp_path, imported, arguments, message
+):
+    given = [f'--checkpoint={imported[1]}', '--arch=resnet18', f'--workdir={tmp_path}/run']
+    assert message in refused(capsys, monkeypatch, *given, *arguments)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('shape', [(4, 1, 7, 7), (4, 3, 5, 5), (4,)])
+def test_a_stem_that_is_neither_is_refused(tmp_path, shape):
+    arrays = weights('resnet18') | {'conv1.weight': np.zeros(shape, np.float32)}
+    save_file(arrays, tmp_path / 'x.safetensors')
+    with pytest.raises(InputError, match=re.escape(f'conv1.weight has the shape {shape}')):
+        transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+
+
+def test_a_missing_stem_is_listed_with_the_rest(tmp_path):
+    arrays = weights('resnet18', width=64)
+    del arrays['conv1.weight'], arrays['bn1.bias']
+    save_file(arrays, tmp_path / 'x.safetensors')
+    with pytest.raises(InputError, match=r'missing: bn1\.bias, conv1\.weight$'):
+        transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+
+
+def test_an_encoder_that_pytorch_does_not_know_is_not_exported(
+    capsys, monkeypatch, tmp_path, shrunk
+):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    arguments = [f'--workdir={tmp_path}', f'--export={tmp_path}/x.safetensors']
+    line = refused(capsys, monkeypatch, *arguments)
+    assert 'encoder named tiny' in line
+    assert 'resnet18, resnet34, resnet50' in line
+
+
+@pytest.mark.parametrize(
+    ('export', 'message'),
+    [('x.pth', 'ends in .safetensors'), ('no/such/x.safetensors', 'cannot be written')],
+)
+def test_a_file_that_cannot_be_exported_to_is_refused(imported, tmp_path, export, message):
+    with pytest.raises(InputError, match=message):
+        transfer(**flags(imported[0], export=f'{tmp_path}/{export}'))
+
+
+def test_a_damaged_file_is_refused(capsys, monkeypatch, tmp_path):
+    (tmp_path / 'x.safetensors').write_bytes(b'<html>not found</html>')
+    arguments = [f'--checkpoint={tmp_path}/x.safetensors', '--arch=resnet18', '--workdir=run']
+    assert 'x.safetensors cannot be read' in refused(capsys, monkeypatch, *arguments)
+
+
+def test_a_pickle_without_pytorch_says_what_to_install(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    (tmp_path / 'x.pth').write_bytes(b'')
+    arguments = [f'--checkpoint={tmp_path}/x.pth', '--arch=resnet18', '--workdir=run']
+    assert "pip install '.[torch]'" in refused(capsys, monkeypatch, *arguments)
+
+
+def test_help_says_how(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['import_torch', '--help'])
+    cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS)
+    assert '--arch=resnet50 --workdir=DIR' in capsys.readouterr().out

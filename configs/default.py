@@ -98,7 +98,22 @@ def get_config() -> ConfigDict:
     config.probe = probe = ConfigDict()
     probe.after_training = True  # run the probes when the training ends
     probe.train_split = ''  # that the probes learn from; '': data.train_split
-    probe.patches = (1, 4, 16, 64)  # bag sizes, square numbers
-    probe.spaces = ('h',)  # 'h': embedding, 'z': projection
+    probe.views = ('bag', 'whole')  # 'bag' of patches, 'center' crop, 'whole' image
+    probe.patches = (1, 4, 16, 64)  # sizes of the bags
+    probe.positions = 'grid'  # of the patches: an even 'grid', or 'random' from the seed
+    probe.size = 0  # of the patches, as in `patches`; where size or scale is given, both
+    probe.scale = 0.0  # take the place of the training's
+    probe.resize = 0  # likewise
+    probe.whole_size = 224  # side in pixels of whole and center, of images of several sizes
+    probe.flip = False  # embed the mirrored patch too, and take the mean
+    probe.spaces = ('h',)  # 'h': embedding, 'hidden1', ...: inside the projector, 'z': projection
+    # Of a bag: 'mean', 'mean_unit' (of embeddings at length 1), 'grid2', 'grid4' (the means in
+    # 2x2 or 4x4 cells, one after the other)
+    probe.aggregations = ('mean',)
+    # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol: 100 epochs), 'knn';
+    # without labels 'rankme' and 'uniformity'
+    probe.probes = ('linear', 'knn')
+    probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
+    probe.seed = 0  # of which labels are drawn
     probe.batch_size = 1024  # patches a forward pass, over all devices
     return config

@@ -1,7 +1,12 @@
+import types
+
+import jax
 import numpy as np
+import psutil
 import pytest
 
-from bagssl_jax.data import pipeline, sources
+from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import make_mesh
@@ -24,49 +29,122 @@ def encoders():
     }
 
 
-def means(source, encoders, count, chunk, spaces=('h', 'z')):
-    view = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
-    return bags.bag_means(
-        bags.make_embed(ENCODER, PROJECTOR, spaces),
+def represent(
+    source, encoders, counts, chunk, spaces=('h', 'z'), aggregations=('mean',), flip=False, size=8
+):
+    places, weights = bags.share_places(counts, aggregations)
+    view = pipeline.Patches(size=size, scale=0.0, resize=0, places=places)
+    return bags.represent(
+        bags.make_embed(ENCODER, PROJECTOR, spaces, flip=flip),
         encoders,
-        pipeline.bag_batches(source, view, batch_size=chunk // count),
+        pipeline.bag_batches(source, view, batch_size=max(1, chunk // len(places))),
+        images=len(source),
         spaces=spaces,
+        weights=weights,
         chunk=chunk,
         mesh=make_mesh(),
     )
 
 
-def test_is_the_mean_of_the_embeddings_of_the_grid(source, encoders):
-    features, labels = means(source, encoders, count=4, chunk=16)
+def embedded(variables, patches):
+    """h, hidden1 and z of uint8 patches [n h w c], each alone."""
+    h, _ = ENCODER.apply(variables['encoder'], patches.astype(np.float32) / 255, train=False)
+    z, hidden = PROJECTOR.apply(variables['projector'], h, train=False)
+    return {'h': np.asarray(h), 'z': np.asarray(z), **jax.tree.map(np.asarray, hidden)}
+
+
+def cut(image, count, size=8):
+    boxes = crops.grid_boxes(*image.shape[:2], side=size, count=count)
+    return crops.cut(image[None], boxes[None], resize=0)[0]
+
+
+def of(name, space, patches, aggregation='mean'):
+    return name, space, bags.Representation(patches, aggregation)
+
+
+def test_bags_are_means_over_grids_that_share_their_patches(source, encoders):
+    features, labels = represent(source, encoders, (1, 4, 16), 40, ('h', 'hidden1', 'z'))
     np.testing.assert_array_equal(labels, source.labels)
-    assert features.keys() == {('a', 'h'), ('a', 'z'), ('b', 'h'), ('b', 'z')}
+    assert len(features) == 2 * 3 * 3
     for i in (0, 10):  # the last one is in a batch that is padded
-        corners = [source.images[i, y : y + 8, x : x + 8] for y in (0, 4) for x in (0, 4)]
-        patches = np.stack(corners).astype(np.float32) / 255
-        for name, variables in encoders.items():
-            h, _ = ENCODER.apply(variables['encoder'], patches, train=False)
-            z, _ = PROJECTOR.apply(variables['projector'], h, train=False)
-            np.testing.assert_allclose(features[name, 'h'][i], h.mean(axis=0), rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(features[name, 'z'][i], z.mean(axis=0), rtol=1e-4, atol=1e-5)
+        for count in (1, 4, 16):
+            patches = cut(source.images[i], count)
+            for name, variables in encoders.items():
+                for space, vectors in embedded(variables, patches).items():
+                    np.testing.assert_allclose(
+                        features[of(name, space, count)][i],
+                        vectors.mean(axis=0),
+                        rtol=1e-4,
+                        atol=1e-5,
+                    )
 
 
-def test_the_chunk_does_not_matter(source, encoders):
-    small, _ = means(source, encoders, count=4, chunk=8)
-    large, _ = means(source, encoders, count=4, chunk=64)
-    for key, features in small.items():
-        np.testing.assert_allclose(features, large[key], rtol=1e-4, atol=1e-6)
+def test_every_aggregation_is_what_its_name_says(source, encoders):
+    features, _ = represent(source, encoders, (1, 4, 16), 64, ('h',), bags.AGGREGATIONS)
+    found = {representation for name, _, representation in features if name == 'a'}
+    assert {r.aggregation for r in found if r.patches == 1} == {'mean', 'mean_unit'}
+    assert {r.aggregation for r in found if r.patches == 4} == {'mean', 'mean_unit', 'grid2'}
+    assert {r.aggregation for r in found if r.patches == 16} == set(bags.AGGREGATIONS)
+
+    h = embedded(encoders['a'], cut(source.images[3], 16))['h']
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+    cells = h.reshape(2, 2, 2, 2, -1).mean(axis=(1, 3))  # 4x4 patches: rows and columns in twos
+    for aggregation, expected in (
+        ('mean_unit', unit.mean(axis=0)),
+        ('grid2', cells.ravel()),
+        ('grid4', h.ravel()),
+    ):
+        np.testing.assert_allclose(
+            features[of('a', 'h', 16, aggregation)][3], expected, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_mirrored_patches_can_be_averaged_in(source, encoders):
+    features, _ = represent(source, encoders, (4,), 16, ('h',), flip=True)
+    patches = cut(source.images[2], 4)
+    both = [embedded(encoders['b'], x)['h'] for x in (patches, patches[:, :, ::-1])]
+    expected = np.mean(both, axis=(0, 1))
+    np.testing.assert_allclose(features[of('b', 'h', 4)][2], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_neither_the_chunk_nor_a_bag_larger_than_it_matters(source, encoders):
+    large, _ = represent(source, encoders, (1, 25), 128)
+    for chunk in (8, 32):  # of the bag's 25 patches, or 26 with the smaller grid's
+        small, _ = represent(source, encoders, (1, 25), chunk)
+        for key, features in small.items():
+            np.testing.assert_allclose(features, large[key], rtol=1e-4, atol=1e-6)
 
 
 def test_evaluation_is_deterministic(source, encoders):
-    first, again = (means(source, encoders, count=1, chunk=8, spaces=('h',))[0] for _ in range(2))
+    first, again = (represent(source, encoders, (1,), 8, ('h',))[0] for _ in range(2))
     for key, features in first.items():
         np.testing.assert_array_equal(features, again[key])
 
 
 def test_one_program_serves_every_bag_size(source, encoders):
     embed = bags.make_embed(ENCODER, PROJECTOR, ('h',))
-    for count in (1, 4, 9):
-        view = pipeline.GridPatches(count=count, size=8, scale=0.0, resize=0)
-        batches = pipeline.bag_batches(source, view, batch_size=16 // count)
-        bags.bag_means(embed, encoders, batches, spaces=('h',), chunk=16, mesh=make_mesh())
+    for count in (1, 4, 16, 25):
+        places, weights = bags.share_places((count,), ('mean',))
+        view = pipeline.Patches(size=8, scale=0.0, resize=0, places=places)
+        batches = pipeline.bag_batches(source, view, batch_size=max(1, 16 // count))
+        options = {'spaces': ('h',), 'weights': weights, 'chunk': 16, 'mesh': make_mesh()}
+        bags.represent(embed, encoders, batches, images=11, **options)
     assert embed._cache_size() == 1
+
+
+def test_vectors_that_memory_does_not_hold_lie_in_a_file(source, encoders, monkeypatch, tmp_path):
+    expected, _ = represent(source, encoders, (4,), 16)
+    free = types.SimpleNamespace(available=1000)
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
+    features, _ = represent(source, encoders, (4,), 16)
+    for key, array in features.items():
+        assert isinstance(array.base if array.base is not None else array, np.memmap)
+        np.testing.assert_array_equal(array, expected[key])
+
+
+def test_random_bags_are_the_first_patches_of_the_largest():
+    weights = bags.prefix_weights((1, 3), ('mean', 'mean_unit'))
+    np.testing.assert_allclose(weights[bags.Representation(3, 'mean')], [[1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(weights[bags.Representation(1, 'mean_unit')], [[1, 0, 0]])
+    with pytest.raises(InputError, match=r'aggregations=grid2 needs probe\.positions=grid'):
+        bags.prefix_weights((4,), ('grid2',))

@@ -213,9 +213,26 @@ def test_one_box_is_the_center_crop():
     np.testing.assert_array_equal(crops.grid_boxes(48, 32, side=16, count=1), [[16, 8, 16, 16]])
 
 
-@pytest.mark.parametrize('count', [0, 2, 15, -4])
-def test_a_count_that_is_not_square_is_refused(count):
-    with pytest.raises(InputError, match='not square'):
+@pytest.mark.parametrize(
+    ('count', 'rows'), [(2, [2]), (3, [1, 2]), (7, [2, 2, 3]), (20, [5, 5, 5, 5])]
+)
+def test_a_grid_may_have_any_count(count, rows):
+    places = crops.grid_places(count)
+    assert [(places[:, 0] == y).sum() for y in np.unique(places[:, 0])] == rows
+    for y in np.unique(places[:, 0]):
+        x = places[places[:, 0] == y, 1]
+        np.testing.assert_allclose(x, [0.5] if len(x) == 1 else np.linspace(0, 1, len(x)))
+    assert len(np.unique(places, axis=0)) == count
+
+
+def test_smaller_grids_are_found_in_larger_ones():
+    small, large = ({tuple(place) for place in crops.grid_places(n)} for n in (16, 256))
+    assert small < large
+
+
+@pytest.mark.parametrize('count', [0, -4])
+def test_a_grid_of_none_is_refused(count):
+    with pytest.raises(InputError, match='give 1 or more'):
         crops.grid_boxes(48, 48, side=16, count=count)
 
 
@@ -295,3 +312,10 @@ def test_covering_crops_the_center_of_what_just_covers():
     image[:, 4:12] = 200
     np.testing.assert_array_equal(crops.covering(image, 4, 4), np.full((4, 4, 3), 200))
     assert crops.covering(gradient(10, 33), 30, 20).shape == (30, 20, 3)
+
+
+def test_the_center_crop_is_seven_eighths_of_the_shorter_side():
+    image = gradient(64, 80)
+    # 64 rows are what covers 64x64; the center 56 of the 64 rows and 80 columns remain.
+    np.testing.assert_array_equal(crops.center_crop(image, 56, 56), image[4:60, 12:68])
+    assert crops.center_crop(image, 28, 28).shape == (28, 28, 3)

@@ -190,7 +190,7 @@ def test_a_source_smaller_than_a_batch_is_refused(source):
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('make_source', [lambda source: source, FilesSource])
 def test_bags_come_once_each_and_in_order(source, make_source, workers):
-    view = pipeline.GridPatches(count=4, size=4, scale=0.0, resize=0)
+    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
     batches = list(pipeline.bag_batches(make_source(source), view, batch_size=5, workers=workers))
     assert [len(batch.labels) for batch in batches] == [5, 5, 5, 5, 2]
     patches, labels, unreadable = map(np.concatenate, zip(*batches, strict=True))
@@ -202,7 +202,7 @@ def test_bags_come_once_each_and_in_order(source, make_source, workers):
 
 def test_unreadable_images_have_no_bag(source):
     broken = FilesSource(source, broken=(0, 1, 2, 3, 4, 21))
-    view = pipeline.GridPatches(count=4, size=4, scale=0.0, resize=0)
+    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
     batches = list(pipeline.bag_batches(broken, view, batch_size=5, on_error='skip'))
     assert [batch.unreadable.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [], [], [], [21]]
     patches, labels, _ = map(np.concatenate, zip(*batches, strict=True))
@@ -220,5 +220,19 @@ def test_the_whole_image_is_a_bag_of_one(source):
 def test_whole_images_of_another_size_cover_the_one_asked_for():
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, 4:12] = 200
-    patches = pipeline.Whole(4, 4).cut([image])
+    patches = pipeline.Whole(4, 4).cut([image], np.array([0]))
     np.testing.assert_array_equal(patches, np.full((1, 1, 4, 4, 3), 200))
+
+
+def test_random_places_depend_on_the_seed_and_the_image_alone(source):
+    def bags(batch_size, seed, count=3):
+        view = pipeline.Patches(size=4, scale=0.0, resize=0, places=None, count=count, seed=seed)
+        batches = pipeline.bag_batches(source, view, batch_size=batch_size)
+        return np.concatenate([batch.patches for batch in batches])
+
+    first = bags(5, 0)
+    np.testing.assert_array_equal(first, bags(7, 0))
+    np.testing.assert_array_equal(first, bags(5, 0, count=8)[:, :3])
+    assert (first != bags(5, 1)).any()
+    places = {tuple(patch[0, 0, 1:]) for bag in first for patch in bag}
+    assert len(places) > 15  # of the 25 that there are

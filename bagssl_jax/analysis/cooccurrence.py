@@ -113,13 +113,14 @@ def compare_patches(
     height, width = source.image_shape or pipeline.first_image(source).shape[:2]
     side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
     crops.grid_boxes(height, width, side=side, count=patches)
-    transform = pipeline.GridPatches(**{**config.patches, 'count': patches})
+    geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
+    view = pipeline.Patches(**geometry, places=crops.grid_places(patches))
 
     def bags():
         progress = tqdm.tqdm(total=len(source), desc='patches', unit=' images', file=sys.stderr)
         with progress:
             for batch in pipeline.bag_batches(
-                source, transform, batch_size=chunk // patches, on_error=config.data.on_error
+                source, view, batch_size=chunk // patches, on_error=config.data.on_error
             ):
                 yield batch.patches
                 progress.update(len(batch.patches))

@@ -167,22 +167,38 @@ def patch_sides(heights: np.ndarray, widths: np.ndarray, *, size: int, scale: fl
     return sides
 
 
-def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
-    """An even grid of `count` (a square number) boxes that reaches the edges: int32 [count 4].
+def grid_places(count: int) -> np.ndarray:
+    """An even grid of `count` places in an image: float64 [count 2], (y, x) from 0 to 1.
 
-    One box is the center crop. Row by row, from the upper left.
+    0 and 1 stand for the edges that a patch can reach. The rows are as many as are nearest to the
+    count's root, and share the places as evenly as can be; row by row, from the upper left. A
+    square count is a square grid, one place is the center. Equal places of two grids are equal
+    to the last bit, so that smaller grids can be found in larger ones.
+
+    Raises:
+      InputError: no place.
     """
-    across = math.isqrt(max(0, count))
-    if across == 0 or across**2 != count:
-        raise InputError(f'a grid of {count} patches is not square: give 1, 4, 9, 16, ...')
-    if across == 1:
-        ys, xs = np.array([(height - side) // 2]), np.array([(width - side) // 2])
-    else:
-        ys = np.rint(np.linspace(0, height - side, across)).astype(int)
-        xs = np.rint(np.linspace(0, width - side, across)).astype(int)
-    y, x = np.meshgrid(ys, xs, indexing='ij')
-    sides = np.full(count, side)
-    return np.stack([y.ravel(), x.ravel(), sides, sides], axis=1).astype(np.int32)
+    if count < 1:
+        raise InputError(f'a grid of {count} patches is none: give 1 or more')
+    rows = round(math.sqrt(count))
+    places = []
+    for i in range(rows):
+        columns = (i + 1) * count // rows - i * count // rows
+        y = i / (rows - 1) if rows > 1 else 0.5
+        places += [(y, j / (columns - 1) if columns > 1 else 0.5) for j in range(columns)]
+    return np.array(places)
+
+
+def boxes_at(places: np.ndarray, height: int, width: int, *, side: int) -> np.ndarray:
+    """The square boxes at `places` [p 2], as in `grid_places`: int32 [p 4]."""
+    room = np.array([height - side, width - side])
+    corners = np.ceil(places * room - 0.5)  # halves round down, as those of a center crop
+    return np.concatenate([corners, np.full_like(corners, side)], axis=1).astype(np.int32)
+
+
+def grid_boxes(height: int, width: int, *, side: int, count: int) -> np.ndarray:
+    """The boxes of a grid of `count` patches that reaches the edges: int32 [count 4]."""
+    return boxes_at(grid_places(count), height, width, side=side)
 
 
 def cut(images: Images, boxes: np.ndarray, *, resize: int) -> np.ndarray:
@@ -218,6 +234,16 @@ def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
     )
     y, x = (h - height) // 2, (w - width) // 2
     return resized(image, h, w)[y : y + height, x : x + width]
+
+
+def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The center [height width c] of an image resized to just cover a size 8/7 as large.
+
+    Evaluation's usual crop: of 256 pixels on the shorter side, the center 224 by 224.
+    """
+    larger = covering(image, round(height * 8 / 7), round(width * 8 / 7))
+    y, x = (larger.shape[0] - height) // 2, (larger.shape[1] - width) // 2
+    return larger[y : y + height, x : x + width]
 
 
 def resized(

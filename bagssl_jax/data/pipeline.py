@@ -86,40 +86,63 @@ def batch_dataset(
 class View(Protocol):
     """What of an image is embedded."""
 
-    def cut(self, images: crops.Images) -> np.ndarray:
-        """uint8 [h w c] of each image -> uint8 [b p h w c]."""
+    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
+        """uint8 [h w c] of each image, and its number in the source -> uint8 [b p h w c]."""
 
 
 @dataclasses.dataclass(frozen=True)
-class GridPatches:
-    """An even grid of `count` patches; `size`, `scale`, `resize` as in the config's `patches`."""
+class Patches:
+    """Square patches; `size`, `scale` and `resize` as in the configuration's `patches`.
 
-    count: int
+    Attributes:
+      places: [p 2] as of `crops.grid_places`, the same in every image; or None, for
+      count: places at random, which depend on
+      seed: and on the number of the image alone.
+    """
+
     size: int
     scale: float
     resize: int
+    places: np.ndarray | None
+    count: int = 0
+    seed: int = 0
 
-    def cut(self, images: crops.Images) -> np.ndarray:
+    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
         boxes = []
-        for image in images:
+        for image, number in zip(images, numbers.tolist(), strict=True):
             height, width = image.shape[:2]
             side = crops.patch_side(height, width, size=self.size, scale=self.scale)
-            boxes.append(crops.grid_boxes(height, width, side=side, count=self.count))
+            places = self.places
+            if places is None:
+                places = np.random.default_rng([self.seed, number]).random((self.count, 2))
+            boxes.append(crops.boxes_at(places, height, width, side=side))
         return crops.cut(images, np.stack(boxes), resize=self.resize)
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """The full image as its only patch: uint8 [b 1 height width c].
-
-    An image of another size is resized to cover that one, and its center cropped.
-    """
+    """The image, resized to cover a size, as its only patch: uint8 [b 1 height width c]."""
 
     height: int
     width: int
 
-    def cut(self, images: crops.Images) -> np.ndarray:
+    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
+        del numbers
         return np.stack([crops.covering(image, self.height, self.width)[None] for image in images])
+
+
+@dataclasses.dataclass(frozen=True)
+class Center:
+    """The image's center crop as its only patch: uint8 [b 1 height width c]."""
+
+    height: int
+    width: int
+
+    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
+        del numbers
+        return np.stack(
+            [crops.center_crop(image, self.height, self.width)[None] for image in images]
+        )
 
 
 class Bags(NamedTuple):
@@ -246,7 +269,7 @@ class _ViewPatches(grain.transforms.Map):
 
     def map(self, numbers: np.ndarray) -> Bags:
         images, labels, unreadable = _read(self.source, numbers)
-        return Bags(self.view.cut(images), labels, unreadable)
+        return Bags(self.view.cut(images, numbers), labels, unreadable)
 
 
 def _read(source: Source, numbers: np.ndarray) -> tuple[crops.Images, np.ndarray, np.ndarray]:

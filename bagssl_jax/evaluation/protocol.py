@@ -1,10 +1,12 @@
-"""The protocol: which encoders, views and spaces are probed, and by which probes."""
+"""The protocol: which encoders, views, spaces and bags are probed, and by which probes."""
 
 import math
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import tqdm
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -13,14 +15,12 @@ from ml_collections import ConfigDict
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import bags, report
-from bagssl_jax.evaluation.knn import knn
-from bagssl_jax.evaluation.linear import fit_linear
+from bagssl_jax.evaluation import bags, probes, report
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.workdir import read_config, read_data
 
-SPACES = ('h', 'z')
+VIEWS = ('bag', 'center', 'whole')
 
 
 def evaluate(config: ConfigDict, workdir: str) -> None:
@@ -36,35 +36,32 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
     train, test = _labelled(config, in_memory=config.data.in_memory)
     _check_classes(config, workdir, train)
-    crops.check_patches(config.patches, train.image_shape)
+    passes = _passes(config, train, mesh)
 
-    embed = bags.make_embed(encoder, projector, config.probe.spaces)
+    embed = bags.make_embed(encoder, projector, config.probe.spaces, flip=config.probe.flip)
     rows, left_out = [], set()
-    views = [('bag', count) for count in config.probe.patches] + [('whole', 1)]
-    progress = tqdm.tqdm(views, desc='probe', unit=' views', file=sys.stderr)
-    for view, count in progress:
-        progress.set_postfix_str(f'{view} of {count}' if view == 'bag' else view)
-        transform, images, chunk = _view(config, view, count, train, mesh)
-        (train_features, train_labels), (test_features, test_labels) = (
-            bags.bag_means(
-                embed,
-                encoders,
-                _bags(config, source, transform, images, left_out),
-                spaces=config.probe.spaces,
-                chunk=chunk,
-                mesh=mesh,
+    total = len(passes) * (len(train) + len(test))
+    with tqdm.tqdm(total=total, desc='probe', unit=' images', file=sys.stderr) as progress:
+        for one in passes:
+            progress.set_postfix_str(one.name)
+            (train_features, train_labels), (test_features, test_labels) = (
+                bags.represent(
+                    embed,
+                    encoders,
+                    _batches(config, source, one, left_out, progress),
+                    images=len(source),
+                    spaces=config.probe.spaces,
+                    weights=one.weights,
+                    chunk=one.chunk,
+                    mesh=mesh,
+                    directory=workdir,
+                )
+                for source in (train, test)
             )
-            for source in (train, test)
-        )
-        for name, space in train_features:
-            shared = {'encoder': name, 'view': view, 'patches': count, 'space': space}
-            data = (
-                train_features[name, space],
-                train_labels,
-                test_features[name, space],
-                test_labels,
-            )
-            rows += _probe(shared, data, len(train.class_names))
+            for key in train_features:
+                data = train_features[key], train_labels, test_features[key], test_labels
+                shared = _described(config, one, *key)
+                rows += probes.score_all(data, shared, config.probe, len(train.class_names))
     results = {'dataset': config.data.name, 'step': step, 'rows': rows}
     report.write(workdir, results)
     print(report.table(results))
@@ -79,27 +76,128 @@ def check(config: ConfigDict) -> None:
       InputError: it cannot.
     """
     _check_settings(config)
-    _labelled(config, in_memory=False)
+    train, _ = _labelled(config, in_memory=False)
+    _passes(config, train, make_mesh())
+
+
+def restore_encoders(
+    config: ConfigDict, workdir: str, mesh: Mesh
+) -> tuple[int, nn.Module, nn.Module | None, dict[str, bags.Variables]]:
+    """The newest checkpoint's encoder and projector, and those that its training began with.
+
+    Returns:
+      The step, the two modules, and their variables 'trained' and 'untrained', on every device. An
+      imported encoder has no projector: None, and no variables for it.
+
+    Raises:
+      InputError: there is no undamaged checkpoint in `workdir`.
+    """
+    encoder = make_encoder(**config.encoder)
+    projector = None
+    if config.projector.widths:
+        projector = make_projector(**config.projector, dtype=config.encoder.dtype)
+    networks = {'encoder': encoder, 'projector': projector}
+    untrained = jax.device_put(init_variables(networks, config.seed), replicated(mesh))
+    step, trained = restore_items(workdir, untrained)
+    return step, encoder, projector, {'trained': trained, 'untrained': untrained}
+
+
+class _Pass(NamedTuple):
+    """One way over the images, in which every patch is embedded once."""
+
+    name: str  # of VIEWS
+    view: pipeline.View
+    images: int  # a batch
+    chunk: int  # patches a forward pass
+    weights: dict[bags.Representation, np.ndarray]
+
+
+def _passes(config: ConfigDict, source: sources.Source, mesh: Mesh) -> list[_Pass]:
+    probe = config.probe
+    patches = patch_geometry(config)
+    crops.check_patches(patches, source.image_shape)
+    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
+    side = crops.patch_side(height, width, size=patches['size'], scale=patches['scale'])
+    passes = []
+    for name in probe.views:
+        if name == 'bag':
+            if probe.positions == 'grid':
+                places, weights = bags.share_places(probe.patches, probe.aggregations)
+                view, count = pipeline.Patches(**patches, places=places), len(places)
+            else:
+                weights = bags.prefix_weights(probe.patches, probe.aggregations)
+                count = max(probe.patches)
+                view = pipeline.Patches(**patches, places=None, count=count, seed=config.seed)
+            images = max(1, probe.batch_size // count)
+            passes.append(_Pass(name, view, images, probe.batch_size, weights))
+        else:
+            shape = source.image_shape or (probe.whole_size, probe.whole_size)
+            # As many pixels a forward pass as with patches.
+            pixels = probe.batch_size * (patches['resize'] or side) ** 2
+            chunk = math.ceil(pixels / math.prod(shape) / mesh.size) * mesh.size
+            view = {'whole': pipeline.Whole, 'center': pipeline.Center}[name](*shape)
+            weights = {bags.Representation(1, 'mean'): np.ones((1, 1), np.float32)}
+            passes.append(_Pass(name, view, chunk, chunk, weights))
+    return passes
+
+
+def patch_geometry(config: ConfigDict) -> dict[str, Any]:
+    """Size, scale and resize of the probed patches: those of the training, or the probe's own."""
+    probe, patches = config.probe, config.patches
+    own = probe.size or probe.scale
+    return {
+        'size': probe.size if own else patches.size,
+        'scale': probe.scale if own else patches.scale,
+        'resize': probe.resize or patches.resize,
+    }
+
+
+def _described(
+    config: ConfigDict,
+    one: _Pass,
+    encoder: str,
+    space: str,
+    representation: bags.Representation,
+) -> dict[str, Any]:
+    """What a row of results.json says of the features that it scores."""
+    is_bag = one.name == 'bag'
+    geometry = patch_geometry(config)
+    return {
+        'encoder': encoder,
+        'view': one.name,
+        'patches': representation.patches,
+        'positions': config.probe.positions if is_bag else None,
+        'patch': geometry if is_bag else None,
+        'space': space,
+        'aggregation': representation.aggregation,
+        'flip': config.probe.flip,
+    }
 
 
 def _check_settings(config: ConfigDict) -> None:
-    mesh = make_mesh()
-    check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
-    for key in ('patches', 'spaces'):
-        if not config.probe[key]:
+    probe = config.probe
+    check_batch_size(probe.batch_size, make_mesh(), 'probe.batch_size')
+    hidden = [f'hidden{i}' for i in range(1, len(config.projector.widths))]
+    spaces = ('h', *hidden, 'z') if config.projector.widths else ('h',)
+    for key, known in (
+        ('views', VIEWS),
+        ('spaces', spaces),
+        ('aggregations', bags.AGGREGATIONS),
+        ('probes', tuple(probes.PROBES)),
+    ):
+        if not probe[key]:
             raise InputError(f'probe.{key} is empty: give one or more')
-    for count in config.probe.patches:
-        if count > config.probe.batch_size:
-            raise InputError(
-                f'probe.batch_size={config.probe.batch_size} is less than a bag of '
-                f'{count} patches: raise it'
-            )
-        crops.grid_boxes(2, 2, side=1, count=count)
-    for space in config.probe.spaces:
-        if space not in SPACES:
-            raise InputError(f'unknown probe.spaces {space!r}: choose from {", ".join(SPACES)}')
-        if space != 'h' and not config.projector.widths:
-            raise InputError(f'this encoder has no projector, and so no {space}: probe h')
+        for name in probe[key]:
+            if name not in known:
+                raise InputError(f'unknown probe.{key} {name!r}: choose from {", ".join(known)}')
+    if not probe.patches or min(probe.patches) < 1:
+        raise InputError(f'probe.patches={probe.patches} must be one or more positive numbers')
+    if probe.positions not in ('grid', 'random'):
+        raise InputError(f'unknown probe.positions {probe.positions!r}: choose from grid, random')
+    for labels in probe.labels:
+        probes.check_labels(labels)
+    if probe.positions == 'random':
+        bags.prefix_weights(probe.patches, probe.aggregations)
 
 
 def _labelled(config: ConfigDict, *, in_memory: bool) -> list[sources.Source]:
@@ -132,59 +230,18 @@ def _check_classes(config: ConfigDict, workdir: str, source: sources.Source) -> 
             )
 
 
-def _bags(config, source, view, images, left_out):
+def _batches(
+    config: ConfigDict,
+    source: sources.Source,
+    one: _Pass,
+    left_out: set[str],
+    progress: tqdm.tqdm,
+) -> Iterator[pipeline.Bags]:
     """The bags of a source; `left_out` gathers the names of unreadable images."""
     data = config.data
     for batch in pipeline.bag_batches(
-        source, view, batch_size=images, workers=data.workers, on_error=data.on_error
+        source, one.view, batch_size=one.images, workers=data.workers, on_error=data.on_error
     ):
         left_out.update(map(source.name, batch.unreadable.tolist()))
         yield batch
-
-
-def restore_encoders(
-    config: ConfigDict, workdir: str, mesh: Mesh
-) -> tuple[int, nn.Module, nn.Module | None, dict[str, bags.Variables]]:
-    """The newest checkpoint's encoder and projector, and those that its training began with.
-
-    Returns:
-      The step, the two modules, and their variables 'trained' and 'untrained', on every device. An
-      imported encoder has no projector: None, and no variables for it.
-
-    Raises:
-      InputError: there is no undamaged checkpoint in `workdir`.
-    """
-    encoder = make_encoder(**config.encoder)
-    projector = None
-    if config.projector.widths:
-        projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    networks = {'encoder': encoder, 'projector': projector}
-    untrained = jax.device_put(init_variables(networks, config.seed), replicated(mesh))
-    step, trained = restore_items(workdir, untrained)
-    return step, encoder, projector, {'trained': trained, 'untrained': untrained}
-
-
-def _probe(shared: dict[str, Any], data: tuple, num_classes: int) -> list[dict[str, Any]]:
-    """One row for each probe of one set of features."""
-    linear = fit_linear(*data, num_classes=num_classes)
-    neighbours = knn(*data, num_classes=num_classes)
-    sizes = {'n_train': len(data[1]), 'n_test': len(data[3])}
-    return [
-        {**shared, 'probe': name, 'top1': result.top1, 'top5': result.top5, **sizes}
-        for name, result in (('linear', linear), ('knn', neighbours))
-    ]
-
-
-def _view(config, view, count, source, mesh):
-    """What cuts a view's patches, images a batch, and patches a forward pass."""
-    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
-    side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
-    chunk = config.probe.batch_size
-    if view == 'whole':
-        # As many pixels a forward pass as with patches.
-        pixels = chunk * (config.patches.resize or side) ** 2
-        chunk = math.ceil(pixels / (height * width) / mesh.size) * mesh.size
-        return pipeline.Whole(height, width), chunk, chunk
-    crops.grid_boxes(height, width, side=side, count=count)
-    transform = pipeline.GridPatches(**{**config.patches, 'count': count})
-    return transform, chunk // count, chunk
+        progress.update(len(batch.labels) + len(batch.unreadable))

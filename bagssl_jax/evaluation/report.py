@@ -7,6 +7,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 Results = dict[str, Any]
+STYLES = {  # of the probes that the figure shows
+    'linear': ('linear', '-', 'o'),
+    'sgd': ('linear by SGD', ':', 'd'),
+    'knn': ('kNN', '--', 's'),
+}
 
 
 def write(workdir: str, results: Results) -> None:
@@ -18,62 +23,81 @@ def write(workdir: str, results: Results) -> None:
 
 
 def table(results: Results) -> str:
-    """Top-1 accuracies: a line for each encoder, space and view, a column for each probe."""
-    lines = {}
+    """A line for each way to represent images, a column for each probe."""
+    lines, probes = {}, []
     for row in results['rows']:
-        key = row['encoder'], row['space'], row['view'], row['patches']
-        lines.setdefault(key, {})[row['probe']] = row['top1']
+        columns = 'encoder', 'space', 'view', 'patches', 'aggregation', 'labels', 'n_train'
+        key = tuple(row[column] for column in columns)
+        shown = row['value'] if row['top1'] is None else row['top1']
+        lines.setdefault(key, {})[row['probe']] = shown
+        probes += [row['probe']] if row['probe'] not in probes else []
     sizes = results['rows'][0]
     title = (
         f'{results["dataset"]}, step {results["step"]:,}: top-1 on {sizes["n_test"]:,} test '
-        f'images, {sizes["n_train"]:,} to train on'
+        f'images, {max(row["n_train"] for row in results["rows"]):,} to train on'
     )
-    head = f'{"encoder":<11}{"space":<7}{"view":<7}{"patches":>7}{"linear":>9}{"knn":>9}'
+    head = f'{"encoder":<11}{"space":<9}{"view":<8}{"patches":>7}  {"of":<11}{"labels":<7}'
     body = [
-        f'{encoder:<11}{space:<7}{view:<7}{patches:>7}{top1["linear"]:>9.3f}{top1["knn"]:>9.3f}'
-        for (encoder, space, view, patches), top1 in sorted(lines.items(), key=_order)
+        f'{encoder:<11}{space:<9}{view:<8}{patches:>7}  {aggregation:<11}{labels:<7}'
+        + ''.join(f'{values[probe]:>12.3f}' if probe in values else ' ' * 12 for probe in probes)
+        for (encoder, space, view, patches, aggregation, labels, _), values in sorted(
+            lines.items(), key=_order
+        )
     ]
-    return '\n'.join([title, head, *body])
+    return '\n'.join([title, head + ''.join(f'{probe:>12}' for probe in probes), *body])
 
 
 def accuracy_by_patches(results: Results) -> Figure:
-    """Top-1 against the number of patches, and of the whole image beside it.
+    """Top-1 of the mean of h (or of the first space there is) against the number of patches.
 
-    Colour stands for the encoder, line style for the probe; of several spaces, h where it is
-    there.
+    The whole image and the center crop stand beside it. Colour stands for the encoder, line style
+    for the probe.
     """
     spaces = sorted({row['space'] for row in results['rows']})
-    rows = [row for row in results['rows'] if row['space'] == spaces[0]]
-    counts = sorted({row['patches'] for row in rows if row['view'] == 'bag'})
-    whole_at = 4 * counts[-1]  # a place of its own, right of the bags on the logarithmic axis
+    rows = [
+        row
+        for row in results['rows']
+        if row['space'] == spaces[0]
+        and row['aggregation'] == 'mean'
+        and row['labels'] == 'all'
+        and row['probe'] in STYLES
+    ]
+    counts = sorted({row['patches'] for row in rows if row['view'] == 'bag'}) or [1]
+    others = [view for view in ('whole', 'center') if any(row['view'] == view for row in rows)]
+    places = {view: counts[-1] * 4 ** (i + 1) for i, view in enumerate(others)}
     figure = Figure(figsize=(6, 4.2), dpi=150, layout='constrained')
     axes = figure.subplots()
     for encoder, color in (('trained', 'C0'), ('untrained', '0.55')):
-        for probe, name, style, marker in (
-            ('linear', 'linear', '-', 'o'),
-            ('knn', 'kNN', '--', 's'),
-        ):
+        for probe, (name, style, marker) in STYLES.items():
             top1 = {
                 (row['view'], row['patches']): 100 * row['top1']
                 for row in rows
                 if row['encoder'] == encoder and row['probe'] == probe
             }
+            bags = [count for count in counts if ('bag', count) in top1]
+            if not top1:
+                continue
             axes.plot(
-                counts,
-                [top1['bag', count] for count in counts],
+                bags,
+                [top1['bag', count] for count in bags],
                 linestyle=style,
                 marker=marker,
                 color=color,
                 label=f'{encoder}, {name}',
             )
-            axes.plot(whole_at, top1['whole', 1], marker, color=color, markerfacecolor='none')
-    axes.axvline(2 * counts[-1], color='0.8', linewidth=0.8)
+            for view in others:
+                axes.plot(places[view], top1[view, 1], marker, color=color, markerfacecolor='none')
+    if others:
+        axes.axvline(2 * counts[-1], color='0.8', linewidth=0.8)
     axes.set_xscale('log', base=2)
-    axes.set_xticks([*counts, whole_at], [*map(str, counts), 'whole\nimage'])
+    names = {'whole': 'whole\nimage', 'center': 'center\ncrop'}
+    axes.set_xticks(
+        [*counts, *places.values()], [*map(str, counts), *(names[view] for view in places)]
+    )
     axes.minorticks_off()
     axes.set_xlabel('patches in the bag')
     axes.set_ylabel('top-1 accuracy (%)')
-    axes.set_title(f'{results["dataset"]}: mean of {spaces[0]} over a grid of patches', fontsize=10)
+    axes.set_title(f'{results["dataset"]}: mean of {spaces[0]} over the patches', fontsize=10)
     axes.grid(axis='y', color='0.9')
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
@@ -81,6 +105,6 @@ def accuracy_by_patches(results: Results) -> Figure:
 
 
 def _order(item: tuple) -> tuple:
-    """Trained before untrained, bags by their size, the whole image last."""
-    (encoder, space, view, patches), _ = item
-    return encoder != 'trained', space, view == 'whole', patches
+    """Trained before untrained; all labels first; bags by their size, other views last."""
+    (encoder, space, view, patches, aggregation, labels, n_train), _ = item
+    return encoder != 'trained', -n_train, labels, space, view != 'bag', view, patches, aggregation

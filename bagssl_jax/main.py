@@ -8,6 +8,7 @@ The same command again goes on where an interrupted one stopped. configs/default
 from ml_collections import ConfigDict
 
 from bagssl_jax import cli
+from bagssl_jax.evaluation.monitor import make_monitor
 from bagssl_jax.evaluation.protocol import check, evaluate
 from bagssl_jax.training.loop import train
 
@@ -16,7 +17,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     """Trains, and then probes unless the configuration says not to."""
     if config.probe.after_training:
         check(config)
-    train(config, workdir)
+    train(config, workdir, make_monitor(config) if config.train.monitor_every else None)
     if config.probe.after_training:
         evaluate(config, workdir)
 

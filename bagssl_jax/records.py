@@ -27,6 +27,7 @@ class Recorder:
           enabled: False in all processes of a run but one: then nothing is written or shown.
         """
         self._images_per_step = images_per_step
+        self._shown = {}
         self._enabled = enabled
         if not enabled:
             return
@@ -50,14 +51,16 @@ class Recorder:
             self._bar.update(self._images_per_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the row of a step, and shows its loss."""
+        """Writes a row of a step, and shows its loss, or its first number where it has none."""
         if not self._enabled:
             return
         self._file.write(json.dumps({'step': step, **metrics}) + '\n')
         self._file.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        self._bar.set_postfix_str(f'loss {metrics["loss"]:.4g}')
+        name = 'loss' if 'loss' in metrics else next(iter(metrics))
+        self._shown[name] = f'{name} {metrics[name]:.4g}'
+        self._bar.set_postfix_str(', '.join(self._shown.values()))
 
     def close(self) -> None:
         """Flushes and closes all of it."""

@@ -15,6 +15,7 @@ FREE_KEYS = (
     'data.on_error',
     'data.test_split',
     'train.log_every',
+    'train.monitor_every',
     'train.checkpoint_every',
     'train.keep',
     'probe.',

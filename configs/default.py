@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
     train.epochs = 10.0
     train.steps = 0  # when given, wins over epochs
     train.log_every = 20  # steps
+    train.monitor_every = 0.0  # epochs between looks at a kNN on held-out training images; 0: none
     train.checkpoint_every = 500  # steps; the last step is always saved
     train.keep = 2  # checkpoints; older ones are deleted
 

@@ -7,7 +7,6 @@ import scipy.stats
 
 from bagssl_jax.analysis import cooccurrence, discrete_world
 from bagssl_jax.checkpoints import Checkpoints
-from bagssl_jax.data import sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 
@@ -165,15 +164,6 @@ def test_without_scikit_learn_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.cluster', None)
     with pytest.raises(InputError, match=r"pip install 'bagssl-jax\[analysis\]'"):
         cooccurrence.quantize(np.zeros((9, 3)), 3, seed=0)
-
-
-def test_a_subset_has_every_class_of_a_source_that_alternates_them():
-    source = sources.ArraySource(np.zeros((800, 1, 1, 3)), np.arange(800) % 8, tuple('abcdefgh'))
-    subset = cooccurrence._Subset(source, 500, seed=0)
-    labels = [subset[i]['label'] for i in range(len(subset))]
-    assert len(labels) == 500
-    assert np.bincount(labels, minlength=8).min() > 40
-    assert len(cooccurrence._Subset(source, 5000, seed=0)) == 800
 
 
 def test_too_few_frequent_codes_are_refused():

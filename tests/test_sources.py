@@ -30,3 +30,12 @@ def test_bad_splits_are_refused_in_one_line(split, message):
     with pytest.raises(InputError, match=message) as error:
         load(split)
     assert '\n' not in str(error.value)
+
+
+def test_a_part_has_every_class_of_a_source_that_alternates_them():
+    source = sources.ArraySource(np.zeros((800, 1, 1, 3)), np.arange(800) % 8, tuple('abcdefgh'))
+    subset = sources.Part(source, 500, seed=0)
+    labels = [subset[i]['label'] for i in range(len(subset))]
+    assert len(labels) == 500
+    assert np.bincount(labels, minlength=8).min() > 40
+    assert len(sources.Part(source, 5000, seed=0)) == 800

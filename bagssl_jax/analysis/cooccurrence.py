@@ -109,7 +109,7 @@ def compare_patches(
         data_dir=config.data.dir,
         in_memory=config.data.in_memory,
     )
-    source = _Subset(source, images, seed=config.seed)
+    source = sources.Part(source, images, seed=config.seed)
     height, width = source.image_shape or pipeline.first_image(source).shape[:2]
     side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
     crops.grid_boxes(height, width, side=side, count=patches)
@@ -267,26 +267,6 @@ def table(results: Mapping[str, Any]) -> str:
         for row in rows
     ]
     return '\n'.join([title, f'{"encoder":<11}{"z":<10}{"spearman":>9}', *body])
-
-
-class _Subset:
-    """Random images of a source, in its order; evenly spaced ones could miss whole classes."""
-
-    def __init__(self, source: sources.Source, count: int, *, seed: int):
-        chosen = np.random.default_rng(seed).permutation(len(source))[:count]
-        self._source = source
-        self._indices = np.sort(chosen)
-        self.class_names = source.class_names
-        self.image_shape = source.image_shape
-
-    def name(self, index: int) -> str:
-        return self._source.name(int(self._indices[index]))
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._indices[index])]
 
 
 def _thumbnails(bag: np.ndarray) -> np.ndarray:

@@ -63,6 +63,31 @@ class ArraySource:
         return f'{self.title} #{index}'
 
 
+class Part:
+    """Images of another source, drawn at random, in its order.
+
+    Evenly spaced ones could miss whole classes.
+    """
+
+    def __init__(self, source: Source, count: int, *, seed: int):
+        """Draws `count` images, or takes all where there are fewer."""
+        chosen = np.random.default_rng(seed).permutation(len(source))[:count]
+        self._source = source
+        self._indices = np.sort(chosen)
+        self.class_names = source.class_names
+        self.image_shape = source.image_shape
+        self.fingerprint = f'{source.fingerprint} {count} {seed}'
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._indices[index])]
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
+
+
 def load(name: str, split: str, *, data_dir: str, in_memory: bool) -> Source:
     """Opens one split of a data set.
 

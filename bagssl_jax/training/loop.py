@@ -5,7 +5,7 @@ import math
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,12 +22,20 @@ from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
 from bagssl_jax.workdir import claim
 
+Monitor = Callable[[Any], dict[str, float]]
 
-def train(config: ConfigDict, workdir: str) -> None:
+
+def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> None:
     """Trains as `config` says, from the newest checkpoint in `workdir` where there is one.
 
     Interrupted and started again, it goes on bit for bit as if nothing had happened: batches
     and augmentation are functions of (seed, step), and the checkpoint holds all the rest.
+
+    Args:
+      config: the resolved configuration.
+      workdir: of the run.
+      monitor: takes the encoder's variables every `train.monitor_every` epochs; what it gives is
+        logged.
 
     Raises:
       InputError: the configuration cannot be carried out, an image cannot be read, or a metric is
@@ -86,6 +94,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             stop = bool(stopped_by)  # once: a signal that comes later is for the next step
             due = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
+            look = monitor is not None and step % training.monitor_every == 0
             if due or log:
                 unlogged = _checked(unlogged, step)
             if log:
@@ -94,6 +103,8 @@ def train(config: ConfigDict, workdir: str) -> None:
                 row |= {name: float(value) for name, value in spread.items()}
                 recorder.log(step, {**row, 'learning_rate': float(training.schedule(step - 1))})
                 unlogged = []
+            if look:
+                recorder.log(step, monitor(state.online['encoder']))
             if due:
                 save(step)
             if stop:

@@ -31,6 +31,7 @@ class Training(NamedTuple):
     source: sources.Source
     crops: crops.RandomCrops
     total_steps: int
+    monitor_every: int  # steps
     schedule: optax.Schedule  # step -> learning rate
     state: TrainState | None  # fresh; None once the loop has taken it
     step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
@@ -52,10 +53,17 @@ def set_up(config: ConfigDict) -> Training:
         raise InputError(
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
+    monitor_every = max(1, round(config.train.monitor_every * per_epoch))
     schedule = _schedule(config, total, per_epoch)
     cut = _make_cut(config, source)
     return Training(
-        mesh, source, random_crops, total, schedule, *_build(config, schedule, total, cut, mesh)
+        mesh,
+        source,
+        random_crops,
+        total,
+        monitor_every,
+        schedule,
+        *_build(config, schedule, total, cut, mesh),
     )
 
 
@@ -81,6 +89,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
         ('train.log_every', 1, math.inf),
+        ('train.monitor_every', 0, 1e9),
         ('train.checkpoint_every', 1, math.inf),
         ('train.keep', 1, math.inf),
     ):

@@ -1,4 +1,4 @@
-"""The nearest-neighbour probe: exact, bounded in memory, indifferent to scale."""
+"""The nearest-neighbour probe: exact, bounded in memory, the same on any number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,12 @@ import pytest
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import knn as module
-from bagssl_jax.evaluation.knn import knn, knn_votes
+from bagssl_jax.evaluation.knn import fit_knn, knn
+from bagssl_jax.evaluation.labels import held_out
+from bagssl_jax.parallel import make_mesh
 
 CLASSES = 7
+KS, TEMPERATURES = (1, 3, 20), (0.02, 0.2)
 
 
 def data(seed, count, width=12):
@@ -18,49 +21,96 @@ def data(seed, count, width=12):
     return features, rng.integers(0, CLASSES, count)
 
 
+def one_device():
+    return make_mesh(jax.devices()[:1])
+
+
 def reference_votes(train_x, train_y, test_x, k, temperature):
     """Wu et al. 2018, written plainly in float64."""
     train_x, test_x = train_x.astype(np.float64), test_x.astype(np.float64)
     train_x = train_x / np.linalg.norm(train_x, axis=1, keepdims=True)
     test_x = test_x / np.linalg.norm(test_x, axis=1, keepdims=True)
     votes = np.zeros((len(test_x), CLASSES))
-    for i, cosines in enumerate(test_x @ train_x.T):
+    for i, cosines in enumerate(np.round(test_x @ train_x.T, 6)):
         for j in np.argsort(-cosines, kind='stable')[:k]:
             votes[i, train_y[j]] += np.exp(cosines[j] / temperature)
-    return votes / votes.sum(1, keepdims=True)
+    return votes
 
 
+def reference_score(train_x, train_y, test_x, test_y, k=20, temperature=0.07):
+    """Top-1 and top-5 of the reference's votes."""
+    votes = reference_votes(train_x, train_y, test_x, k, temperature)
+    top5 = np.argsort(-votes, 1, kind='stable')[:, :5]
+    voted = np.take_along_axis(votes, top5, 1) > 0
+    hits = voted & (top5 == test_y[:, None])
+    return hits[:, 0].mean(), hits.any(1).mean()
+
+
+def cosines_and_rows(train_x, test_x, k, chunk, mesh):
+    labels = np.zeros(len(train_x), int)
+    search = module._Search(train_x, labels, CLASSES, chunk, mesh)
+    used = np.pad(np.ones(len(train_x), bool), (0, search._length - len(train_x)))
+    queries = module.unit_rows(test_x)
+    found = module._nearest(queries, search._gallery, used, k=k, rows=search._rows, mesh=mesh)
+    return [np.asarray(array) for array in found]
+
+
+@pytest.mark.parametrize('devices', [1, 8])
 @pytest.mark.parametrize(
     ('train', 'test', 'chunk', 'k'),
     [
         (60, 20, 20, 5),  # chunks that fit
         (61, 23, 20, 5),  # and that do not, in both splits
-        (61, 23, 8, 20),  # more neighbours than a chunk has rows
+        (61, 23, 3, 20),  # more neighbours than a chunk, or than a device, has rows
         (61, 23, 1000, 20),  # one chunk
-        (13, 23, 8, 20),  # more neighbours than rows
+        (13, 23, 8, 20),  # more neighbours than rows, and padding alone on some devices
         (1, 1, 8, 20),
     ],
 )
-def test_equals_the_reference(train, test, chunk, k):
-    (train_x, train_y), (test_x, test_y) = data(0, train), data(1, test)
-    votes = knn_votes(train_x, train_y, test_x, num_classes=CLASSES, k=k, chunk=chunk)
-    expected = reference_votes(train_x, train_y, test_x, k, 0.07)
-    np.testing.assert_allclose(votes, expected, atol=1e-5)
-    probe = knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, k=k, chunk=chunk)
-    assert probe.top1 == pytest.approx((expected.argmax(1) == test_y).mean())
-    top5 = np.argsort(-expected, 1, kind='stable')[:, :5]
-    voted = np.take_along_axis(expected, top5, 1) > 0
-    assert probe.top5 == pytest.approx((voted & (top5 == test_y[:, None])).any(1).mean())
+def test_equals_the_reference(train, test, chunk, k, devices):
+    splits = *data(0, train), *data(1, test)
+    mesh = make_mesh(jax.devices()[:devices])
+    probe = knn(*splits, num_classes=CLASSES, k=k, chunk=chunk, mesh=mesh)
+    assert (probe.top1, probe.top5) == pytest.approx(reference_score(*splits, k=k))
+    assert probe.n == test
+
+
+def with_ties(seed, count):
+    """Rows along the axes and diagonals of a small cube: few directions, exact lengths."""
+    rng = np.random.default_rng(seed)
+    axes = np.eye(4, dtype=np.float32)[rng.integers(0, 4, count)]
+    signs = rng.choice([-1, 1], (count, 4)).astype(np.float32)
+    return np.where(rng.random((count, 1)) < 0.5, axes, signs), rng.integers(0, CLASSES, count)
+
+
+def test_equally_near_rows_are_taken_in_order_also_across_devices():
+    splits = *with_ties(0, 61), *with_ties(1, 23)
+    cosines = splits[2] @ splits[0].T
+    cosines /= np.linalg.norm(splits[2], axis=1)[:, None] * np.linalg.norm(splits[0], axis=1)
+    expected = np.argsort(-cosines, axis=1, kind='stable')[:, :9]
+    assert (np.diff(np.take_along_axis(cosines, expected, 1)) == 0).mean() > 0.5
+    for mesh, chunk in ((one_device(), 1000), (one_device(), 7), (make_mesh(), 3)):
+        _, rows = cosines_and_rows(splits[0], splits[2], 9, chunk, mesh)
+        np.testing.assert_array_equal(rows, expected)
+        probe = knn(*splits, num_classes=CLASSES, k=9, chunk=chunk, mesh=mesh)
+        assert (probe.top1, probe.top5) == pytest.approx(reference_score(*splits, k=9))
+
+
+def test_many_devices_find_what_one_finds():
+    (train_x, _), (test_x, _) = data(0, 203), data(1, 23)
+    nearness, rows = cosines_and_rows(train_x, test_x, 30, 8, one_device())
+    sharded_nearness, sharded_rows = cosines_and_rows(train_x, test_x, 30, 8, make_mesh())
+    np.testing.assert_array_equal(sharded_rows, rows)
+    np.testing.assert_array_equal(sharded_nearness, nearness)
 
 
 def test_votes_by_hand():
-    # Cosines 1, 0.6 and 0 with temperature 0.5; k = 2 leaves the third out.
-    train = np.array([[2.0, 0.0], [3.0, 4.0], [0.0, 5.0]])
-    votes = knn_votes(
-        train, np.array([0, 1, 1]), np.array([[7.0, 0.0]]), num_classes=2, k=2, temperature=0.5
-    )
-    near, far = np.exp(1 / 0.5), np.exp(0.6 / 0.5)
-    np.testing.assert_allclose(votes, [[near / (near + far), far / (near + far)]], rtol=1e-6)
+    # Cosines 1, 0.6 and 0 with temperature 0.5, relative to the nearest: 1, e^-0.8 and e^-2.
+    nearness, classes = np.array([[1.0, 0.6, 0.0]]), np.array([[0, 1, 1]])
+    found = {k: votes.copy() for k, votes in module._votes(nearness, classes, 3, (1, 2, 3), 0.5)}
+    np.testing.assert_allclose(found[1], [[1, 0, 0]])
+    np.testing.assert_allclose(found[2], [[1, np.exp(-0.8), 0]])
+    np.testing.assert_allclose(found[3], [[1, np.exp(-0.8) + np.exp(-2), 0]])
 
 
 def test_many_votes_can_outweigh_the_nearest():
@@ -71,37 +121,31 @@ def test_many_votes_can_outweigh_the_nearest():
 
 
 def test_invariant_to_the_scale_of_each_row():
-    (train_x, train_y), (test_x, _) = data(0, 61), data(1, 23)
-    votes = knn_votes(train_x, train_y, test_x, num_classes=CLASSES, chunk=20)
+    (train_x, train_y), (test_x, test_y) = data(0, 61), data(1, 23)
+    score = knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=20)
     train_x = train_x * np.logspace(-30, 30, 61, dtype=np.float32)[:, None]
     test_x = test_x * np.logspace(30, -30, 23, dtype=np.float32)[:, None]
-    other = knn_votes(train_x, train_y, test_x, num_classes=CLASSES, chunk=20)
-    np.testing.assert_allclose(other, votes, atol=1e-5)
-
-
-def test_equally_near_rows_are_taken_in_order():
-    train = np.ones((61, 3), np.float32)
-    labels = np.array([4, 2, 2] + [1] * 58)
-    votes = knn_votes(train, labels, train[:5], num_classes=CLASSES, k=3, chunk=2)
-    np.testing.assert_allclose(votes[:, [4, 2]], np.tile([[1 / 3, 2 / 3]], (5, 1)))
+    assert knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=20) == score
 
 
 def test_zero_rows_are_far_from_everything_and_not_nan():
-    (train_x, train_y), (test_x, test_y) = data(0, 61), data(1, 23)
-    train_x[5] = 0
-    test_x[3] = 0
-    votes = knn_votes(train_x, train_y, test_x, num_classes=CLASSES, k=4, chunk=20)
-    assert np.isfinite(votes).all()
-    # For the zero row every cosine is 0: the first four rows, equally.
-    np.testing.assert_allclose(votes[3], np.bincount(train_y[:4], minlength=CLASSES) / 4)
-    assert 0 <= knn(train_x, train_y, test_x, test_y, num_classes=CLASSES).top1 <= 1
+    (train_x, _), (test_x, _) = data(0, 61), data(1, 23)
+    train_x[5], test_x[3] = 0, 0
+    nearness, rows = cosines_and_rows(train_x, test_x, 4, 20, make_mesh())
+    assert np.isfinite(nearness).all()
+    # For the zero row every cosine is 0: the first four rows.
+    np.testing.assert_array_equal(nearness[3], np.zeros(4))
+    np.testing.assert_array_equal(rows[3], np.arange(4))
 
 
-def test_padding_is_never_a_neighbour():
+@pytest.mark.parametrize('devices', [1, 8])
+def test_padding_is_never_a_neighbour(devices):
     # All cosines are negative, so the zero rows of the padding would be nearer.
-    train, test = -np.ones((5, 3)), np.ones((3, 3))
-    votes = knn_votes(train, np.full(5, 3), test, num_classes=CLASSES, k=4, chunk=4)
-    np.testing.assert_array_equal(votes, np.eye(CLASSES)[[3, 3, 3]])
+    train, test = -np.ones((5, 3), np.float32), np.ones((3, 3), np.float32)
+    mesh = make_mesh(jax.devices()[:devices])
+    nearness, rows = cosines_and_rows(train, test, 4, 4, mesh)
+    np.testing.assert_allclose(nearness, -1, rtol=1e-6)
+    np.testing.assert_array_equal(rows, np.tile(np.arange(4), (3, 1)))
 
 
 def test_a_class_without_votes_is_not_among_the_five():
@@ -117,41 +161,95 @@ def test_five_classes_or_fewer_have_no_top5():
     assert knn(x, y % 5, x, y % 5, num_classes=5).top5 is None
 
 
-def test_memory_is_bounded_by_the_chunk(monkeypatch):
+def clustered(seed, count):
+    """Overlapping classes in two dimensions, and ten of noise: k matters."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % CLASSES)
+    angles = 2 * np.pi * labels / CLASSES
+    signal = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    noise = rng.normal(size=(count, 12)) * 0.4
+    return np.concatenate([signal, np.zeros((count, 10))], axis=1) + noise, labels
+
+
+def test_the_sweep_equals_one_search_after_another():
+    x, y = clustered(0, 140)
+    splits = x, y, *clustered(1, 70)
+    grids = {'k_grid': KS, 'temperature_grid': TEMPERATURES}
+    probe = fit_knn(*splits, num_classes=CLASSES, chunk=32, **grids)
+    held = held_out(y, 0.1)
+    assert set(probe.validation) == {(k, t) for k in KS for t in TEMPERATURES}
+    for (k, temperature), top1 in probe.validation.items():
+        expected, _ = reference_score(x[~held], y[~held], x[held], y[held], k, temperature)
+        assert top1 == pytest.approx(expected)
+    assert len(set(probe.validation.values())) > 1
+    k, temperature = probe.chosen['k'], probe.chosen['temperature']
+    assert probe.validation[k, temperature] == max(probe.validation.values())
+    assert probe.score == knn(*splits, num_classes=CLASSES, k=k, temperature=temperature)
+    assert probe.fixed == knn(*splits, num_classes=CLASSES)
+    assert (probe.fixed.top1, probe.fixed.top5) == pytest.approx(reference_score(*splits))
+
+
+def test_one_search_serves_the_whole_grid(monkeypatch):
+    asked = []
+    original = module._nearest
+
+    def recorded(queries, gallery, used, *, k, rows, mesh):
+        asked.append((len(queries), int(used.sum()), k))
+        return original(queries, gallery, used, k=k, rows=rows, mesh=mesh)
+
+    monkeypatch.setattr(module, '_nearest', recorded)
+    fit_knn(*clustered(0, 140), *clustered(1, 70), num_classes=CLASSES, k_grid=(1, 30))
+    # 14 held-out rows among the other 126; the test split among all, for the fixed k of 20 too.
+    assert [ask[:2] for ask in asked] == [(14, 126), (70, 140)]
+    assert asked[0][2] == 30
+    assert asked[1][2] in (20, 30)
+
+
+def test_choice_does_not_depend_on_the_test_split():
+    x, y = clustered(0, 140)
+    test_x, test_y = clustered(1, 70)
+    probe = fit_knn(x, y, test_x, test_y, num_classes=CLASSES)
+    other = fit_knn(x, y, -test_x, test_y[::-1], num_classes=CLASSES)
+    assert other.score.top1 != probe.score.top1
+    assert (other.chosen, other.validation) == (probe.chosen, probe.validation)
+
+
+def test_small_splits_clip_the_grid_and_one_example_a_class_needs_no_choice():
+    x, y = clustered(0, 14)
+    probe = fit_knn(x, y, *clustered(1, 70), num_classes=CLASSES)
+    assert {k for k, _ in probe.validation} == {1, 5, 7}  # one of two of each class is held out
+    x, y = clustered(0, CLASSES)
+    splits = x, y, *clustered(1, 70)
+    probe = fit_knn(*splits, num_classes=CLASSES)
+    assert probe.validation == {}
+    assert probe.chosen == {'k': CLASSES, 'temperature': 0.07}
+    assert probe.score.top1 == knn(*splits, num_classes=CLASSES, k=1).top1
+
+
+def test_memory_is_bounded_by_the_chunk():
     def temporary_bytes(chunks):
         program = module._nearest.lower(
             jnp.zeros((16, 12)),
-            jnp.zeros((chunks, 16, 12)),
-            jnp.zeros((chunks, 16), jnp.int32),
-            0,
+            jnp.zeros((chunks * 16, 12)),
+            jnp.zeros(chunks * 16, bool),
             k=5,
+            rows=16,
+            mesh=one_device(),
         )
         return program.compile().memory_analysis().temp_size_in_bytes
 
     # 40 times the training rows in no more room. (Their product with the queries takes 40 kB.)
     assert temporary_bytes(40) <= temporary_bytes(2) + 1024
 
-    shapes = []
-    original = module._nearest
-
-    def recorded(queries, gallery, labels, size, *, k):
-        shapes.append((queries.shape, gallery.shape, k))
-        return original(queries, gallery, labels, size, k=k)
-
-    monkeypatch.setattr(module, '_nearest', recorded)
-    (train_x, train_y), (test_x, _) = data(0, 61), data(1, 41)
-    knn_votes(train_x, train_y, test_x, num_classes=CLASSES, k=5, chunk=16)
-    assert shapes == [((16, 12), (4, 16, 12), 5)] * 3
-
 
 def test_one_program_for_all_chunks_and_calls():
     (train_x, train_y), (test_x, test_y) = data(0, 61), data(1, 23)
-    first = knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=19)
+    first = knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=5)
     compiled = module._nearest._cache_size()
-    assert knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=19) == first
+    assert knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=5) == first
     # Other values, half precision, another temperature, another size that pads to the same.
-    half = jax.numpy.asarray(train_x[:60], jnp.bfloat16)
-    knn(half, train_y[:60], test_x, test_y, num_classes=CLASSES, temperature=0.1, chunk=19)
+    half = jnp.asarray(train_x[:60], jnp.bfloat16)
+    knn(half, train_y[:60], test_x, test_y, num_classes=CLASSES, temperature=0.1, chunk=5)
     assert module._nearest._cache_size() == compiled
 
 
@@ -162,7 +260,7 @@ def test_features_that_are_not_finite_are_an_input_error():
     with pytest.raises(InputError, match='training split hold NaN'):
         knn(broken, y, x, y, num_classes=CLASSES)
     with pytest.raises(InputError, match='test split hold NaN'):
-        knn(x, y, broken, y, num_classes=CLASSES)
+        fit_knn(x, y, broken, y, num_classes=CLASSES)
 
 
 def test_misuse_is_an_error():
@@ -176,3 +274,5 @@ def test_misuse_is_an_error():
     for wrong in ({'k': 0}, {'temperature': 0.0}, {'chunk': 0}):
         with pytest.raises(ValueError, match='not positive'):
             knn(x, y, x, y, num_classes=CLASSES, **wrong)
+    with pytest.raises(ValueError, match='nothing to choose from'):
+        fit_knn(x, y, x, y, num_classes=CLASSES, k_grid=())

@@ -1,15 +1,17 @@
 """The linear probe: its optimum, its choice of l2 and what it may look at."""
 
-import jax
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from sklearn.linear_model import LogisticRegression
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import linear, softmax
-from bagssl_jax.evaluation.features import ranks
+from bagssl_jax.evaluation.labels import held_out
 from bagssl_jax.evaluation.linear import fit_linear
 from bagssl_jax.evaluation.softmax import fit_softmax
 
@@ -77,6 +79,46 @@ def test_fit_reaches_the_optimum_of_scipy(kind):
         assert found.iterations[i] < 300
 
 
+@pytest.mark.parametrize('l2', [1e-4, 1e-2, 1.0])
+def test_fit_reaches_the_loss_of_scikit_learn(l2):
+    features, labels = blobs(0, 300, width=20)
+    reference = LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000)  # its C sums
+    reference.fit(features.astype(np.float64), labels)
+    flat = np.concatenate([reference.coef_.T.ravel(), reference.intercept_])
+    best, _ = objective(flat, features.astype(np.float64), labels, l2, 6)
+    found = fit_softmax(features, labels, jnp.array([l2]), num_classes=6)
+    assert found.loss[0] == pytest.approx(best, abs=1e-5)
+
+
+def test_chunks_and_one_strength_after_another_find_the_same_optima():
+    features, labels = blobs(0, 90, classes=3)
+    l2 = jnp.array([1e-4, 1e-2, 1.0])
+    whole = fit_softmax(features, labels, l2, num_classes=3)
+    # Room for the features, and for one fit but not for three.
+    one_fit = 4 * (90 * 8 + 3 * (4 * 90 + 22 * 8))
+    for options in ({'chunk': 7}, {'chunk': 45}, {'memory_limit': 2 * one_fit}):
+        found = fit_softmax(features, labels, l2, num_classes=3, **options)
+        np.testing.assert_allclose(found.loss, whole.loss, rtol=1e-5)
+        np.testing.assert_allclose(found.weights, whole.weights, rtol=5e-3, atol=2e-3)
+    with pytest.raises(InputError, match='use the SGD protocol'):
+        fit_softmax(features, labels, l2, num_classes=3, memory_limit=one_fit - 1)
+
+
+@pytest.mark.parametrize('at_once', [1, 2])
+def test_memory_is_what_is_documented(at_once):
+    rows, width, classes = 20_000, 4, 50
+    arguments = jnp.zeros((rows, width)), jnp.zeros(rows, jnp.int32), jnp.ones(2)
+    one_fit = 4 * classes * (4 * rows + 22 * width)
+    program = fit_softmax.lower(
+        *arguments,
+        num_classes=classes,
+        chunk=256,
+        memory_limit=4 * rows * width + at_once * one_fit,
+    )
+    temporary = program.compile().memory_analysis().temp_size_in_bytes
+    assert temporary <= 1.05 * at_once * one_fit
+
+
 def test_fit_of_two_points_by_hand():
     # W = [-u, u] at x = +-1, bias 0: each example costs log(1 + exp(-2 u)), the penalty l2 u^2.
     # Stationary where sigmoid(-2 u) = l2 u; for u = 1/2 that is l2 = 2 / (1 + e).
@@ -97,25 +139,38 @@ def test_bias_is_not_penalised():
     assert np.abs(found.weights).max() == 0
 
 
-def test_line_search_meets_its_slope_from_either_side():
-    logits = jnp.zeros((2, 2))
-    targets = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    penalty = 1e-3
-    for length in (1e-4, 1.0, 1e4):  # far too short, about right, far too long
-        step = length * (2 * targets - 1)
+def slopes_along(step, penalty_curvature):
+    """The slope, at any size, of two one-hot examples' loss along `step`, with a penalty."""
+    targets = np.eye(2)
 
-        def slope(size, step=step, length=length):
-            p = jax.nn.softmax(size * step)
-            return ((p - targets) * step).sum(1).mean() + size * penalty * length**2
+    def slope(size):
+        p = scipy.special.softmax(size * step, axis=1)
+        return ((p - targets) * step).sum(1).mean() + size * penalty_curvature
 
-        size = softmax._line_search(logits, step, targets, 0.0, penalty * length**2)
-        assert abs(slope(size)) <= 0.1 * abs(slope(0.0))
-        assert size > 0
+    return slope
+
+
+def searched(step, penalty_curvature):
+    logits, labels = jnp.zeros((2, 2)), jnp.array([0, 1])
+
+    def derivatives(size):
+        return softmax._derivatives(
+            functools.partial(softmax._sum_over_rows, 2), logits, jnp.asarray(step), labels, size
+        )
+
+    return float(softmax._line_search(derivatives, 0.0, penalty_curvature))
+
+
+@pytest.mark.parametrize('length', [1e-4, 1.0, 1e4])  # far too short, about right, far too long
+def test_line_search_meets_its_slope_from_either_side(length):
+    step, penalty = length * (2 * np.eye(2) - 1), 1e-3 * length**2
+    size, slope = searched(step, penalty), slopes_along(step, penalty)
+    assert size > 0
+    assert abs(slope(size)) <= 0.1 * abs(slope(0.0))
 
 
 def test_line_search_does_not_move_uphill():
-    targets = jnp.array([[1.0, 0.0]])
-    assert softmax._line_search(jnp.zeros((1, 2)), -(2 * targets - 1), targets, 0.0, 0.1) == 0
+    assert searched(1 - 2 * np.eye(2), 0.1) == 0
 
 
 def test_probe_scores_better_than_chance_and_reports_its_choice():
@@ -127,7 +182,7 @@ def test_probe_scores_better_than_chance_and_reports_its_choice():
     assert probe.top5 == pytest.approx(in_top5.mean())
     assert 0.3 < probe.top1 < probe.top5 < 1
     assert set(probe.validation) == set(GRID)
-    assert probe.validation[probe.l2] == max(probe.validation.values())
+    assert probe.validation[probe.chosen['l2']] == max(probe.validation.values())
 
 
 def test_refit_uses_the_whole_training_split():
@@ -147,7 +202,7 @@ def test_choice_and_weights_do_not_depend_on_the_test_split():
     probe = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
     other = fit_linear(*train, 5 - 3 * test[0], test[1][::-1], num_classes=6, l2_grid=GRID)
     assert other.top1 != probe.top1
-    assert other.l2 == probe.l2
+    assert other.chosen['l2'] == probe.chosen['l2']
     assert other.validation == probe.validation
     np.testing.assert_array_equal(other.weights, probe.weights)
     np.testing.assert_array_equal(other.bias, probe.bias)
@@ -156,7 +211,7 @@ def test_choice_and_weights_do_not_depend_on_the_test_split():
 def test_choice_is_made_on_the_held_out_part_and_fitted_without_it():
     # Held-out labels that contradict the rest: any probe that had seen them would do better.
     x, y = blobs(1, 120, spread=4.0)
-    held = linear._held_out(y, 0.1)
+    held = held_out(y, 0.1)
     wrong = np.where(held, (y + 1) % 6, y)
     probe = fit_linear(x, wrong, x, y, num_classes=6, l2_grid=GRID)
     assert not held.all()
@@ -172,7 +227,7 @@ def test_statistics_come_from_the_fitted_examples_alone(monkeypatch):
 
     monkeypatch.setattr(linear, 'fit_softmax', recorded)
     x, y = blobs(1, 120)
-    held = linear._held_out(y, 0.1)
+    held = held_out(y, 0.1)
     x = np.where(held[:, None], 10 * x + 100, x)
     fit_linear(x, y, x[:60] - 50, y[:60], num_classes=6, l2_grid=GRID)
     assert [len(features) for features in fitted] == [(~held).sum(), 120]
@@ -185,20 +240,7 @@ def test_equal_validation_prefers_the_stronger_regularisation():
     x, y = blobs(1, 120, spread=10.0)
     probe = fit_linear(x, y, x, y, num_classes=6, l2_grid=GRID)
     assert set(probe.validation.values()) == {1.0}
-    assert probe.l2 == max(GRID)
-
-
-def test_held_out_is_the_end_of_each_class():
-    labels = np.array([0] * 10 + [1] * 20 + [2] * 2 + [3])
-    held = linear._held_out(labels, 0.1)
-    np.testing.assert_array_equal(np.nonzero(held)[0], [9, 28, 29, 31])  # none of class 3
-    order = np.random.default_rng(0).permutation(len(labels))
-    mixed = linear._held_out(labels[order], 0.1)
-    assert np.bincount(labels[order][mixed]).tolist() == [1, 2, 1]
-    for label in range(3):
-        assert mixed[labels[order] == label].tolist() == held[labels == label].tolist()
-    # Two examples are shared out, however large the share.
-    np.testing.assert_array_equal(linear._held_out(np.array([0, 0]), 0.9), [False, True])
+    assert probe.chosen['l2'] == max(GRID)
 
 
 def test_invariant_to_affine_rescaling_of_each_dimension():
@@ -208,7 +250,7 @@ def test_invariant_to_affine_rescaling_of_each_dimension():
     other = fit_linear(
         scale * (x + shift), y, scale * (test_x + shift), test_y, num_classes=6, l2_grid=GRID
     )
-    assert other.l2 == probe.l2
+    assert other.chosen['l2'] == probe.chosen['l2']
     np.testing.assert_allclose(other.weights * scale[:, None], probe.weights, atol=1e-3)
     assert other.top1 == pytest.approx(probe.top1, abs=1 / 60)
 
@@ -236,6 +278,15 @@ def test_a_class_of_one_and_a_class_without_examples():
     assert (predicted == given).mean() > 0.6
 
 
+def test_one_example_a_class_takes_the_strongest_regularisation():
+    x, y = blobs(1, 6, spread=10.0)
+    test_x, test_y = blobs(2, 60, spread=10.0)
+    probe = fit_linear(x, y, test_x, test_y, num_classes=6, l2_grid=GRID)
+    assert probe.validation == {}
+    assert probe.chosen == {'l2': max(GRID)}
+    assert probe.top1 > 0.95
+
+
 def test_deterministic_and_compiled_once():
     train, test = blobs(1, 120), blobs(2, 60)
     probe = fit_linear(*train, *test, num_classes=6, l2_grid=GRID)
@@ -249,18 +300,10 @@ def test_deterministic_and_compiled_once():
     assert fit_softmax._cache_size() == compiled
 
 
-def test_equal_scores_rank_by_class():
-    scores = np.zeros((6, 6), np.float32)
-    assert (ranks(scores, np.arange(6)) < 1).mean() == pytest.approx(1 / 6)
-    assert (ranks(scores, np.arange(6)) < 5).mean() == pytest.approx(5 / 6)
-
-
 def test_input_errors_say_what_is_wrong():
     x, y = blobs(1, 12)
     with pytest.raises(InputError, match='fewer than two classes'):
         fit_linear(x, 0 * y, x, y, num_classes=6)
-    with pytest.raises(InputError, match='one example'):
-        fit_linear(x[:6], np.arange(6), x, y, num_classes=6)
     broken = x.copy()
     broken[3, 1] = np.nan
     with pytest.raises(InputError, match='training split hold NaN'):

@@ -1,15 +1,21 @@
 """Multinomial logistic regression to its optimum, for many regularisations at once."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.features import device_bytes
+
 # TF32 (GPU) and bfloat16 (TPU) products would end the descent far from the optimum.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+_ARRAYS = 4  # [n c] held at once by each fit: the logits, their change, and the loop's copies
 
 
 class SoftmaxFit(NamedTuple):
@@ -22,7 +28,9 @@ class SoftmaxFit(NamedTuple):
     iterations: jax.Array  # int32 [s]
 
 
-@functools.partial(jax.jit, static_argnames=('num_classes', 'max_iterations'))
+@functools.partial(
+    jax.jit, static_argnames=('num_classes', 'max_iterations', 'chunk', 'memory_limit')
+)
 def fit_softmax(
     features: ArrayLike,
     labels: ArrayLike,
@@ -31,11 +39,13 @@ def fit_softmax(
     num_classes: int,
     max_iterations: int = 300,
     tolerance: float = 1e-5,
+    chunk: int | None = None,
+    memory_limit: int | None = None,
 ) -> SoftmaxFit:
     """Minimises, for each l2, mean_i CE(features_i W + bias, label_i) + l2 / 2 * sum(W**2).
 
     CE is the softmax cross-entropy in nats; the bias is not penalised. Full-batch L-BFGS (Nocedal
-    and Wright, Numerical Optimization, algorithm 7.4) from zero, for all l2 at once, with:
+    and Wright, Numerical Optimization, algorithm 7.4) from zero, with:
 
     - coordinates in which the Hessian at zero is the identity: the features' principal axes, each
       divided by the root of its curvature. Rotation leaves the penalty as it is. The features of
@@ -43,7 +53,11 @@ def fit_softmax(
     - a line search on the logits, which are linear in the step: it costs no product with the
       features, where optax.lbfgs's search (under vmap, both sides of its cond) costs four a trial.
 
-    About six arrays [s n c] are held at once, and two of the features' size.
+    Memory, in float32: the features once, four arrays [n c] for each l2 that is fitted at a time,
+    and 22 arrays [d c] of L-BFGS's own, likewise; all l2 go at once where that fits into
+    `memory_limit`, else one after another, to the same optima. ImageNet (n = 1.28 million,
+    d = 2048, c = 1000) takes 10.5 + 20.5 + 0.2 GB, one after another: an 80 GB device holds it.
+    An iteration costs two products of 2 n d c operations: 5.2e12 each.
 
     Args:
       features: float32 [n d], of mean zero, or the coordinates above are poor.
@@ -54,11 +68,18 @@ def fit_softmax(
       tolerance: on the gradient's norm in the coordinates above. Half its square estimates the
         excess of the loss; where the classes are separable and l2 tiny, the Hessian is far
         below its value at zero and the excess larger, a few 1e-6 nats with the default.
+      chunk: rows whose probabilities are held at once; by default as many as make 64 MiB.
+      memory_limit: bytes; by default nine tenths of what one device holds.
+
+    Raises:
+      InputError: not even one fit is within the limit.
     """
-    features = jnp.asarray(features, jnp.float32)
-    targets = jax.nn.one_hot(labels, num_classes)
-    curvature, axes = jnp.linalg.eigh(_matmul(features.T, features) / len(features))
-    rotated = _matmul(features, axes)
+    features, labels = jnp.asarray(features, jnp.float32), jnp.asarray(labels)
+    (count, width), settings = features.shape, len(l2)
+    at_once = _fits_at_once(count, width, num_classes, memory_limit or device_bytes() * 9 // 10)
+    chunk = chunk or max(1, 2**24 // (num_classes * (settings if at_once >= settings else 1)))
+    over_rows = functools.partial(_sum_over_rows, chunk)
+    curvature, axes = jnp.linalg.eigh(_matmul(features.T, features) / count)
     # At zero every class has probability 1 / c, hence these.
     bias_scale = num_classes**0.5
     lbfgs = optax.scale_by_lbfgs(memory_size=10)
@@ -66,59 +87,118 @@ def fit_softmax(
     def fit(l2):
         scale = jax.lax.rsqrt(jnp.maximum(curvature, 0.0) / num_classes + l2)[:, None]
 
-        def gradient(parameters, logits):
-            errors = (jax.nn.softmax(logits) - targets) / len(features)
-            # Not rotated.T @ errors, for which XLA on CPU would copy the features, transposed.
-            products = _matmul(errors.T, rotated).T
-            weights = scale * parameters[0]
-            return scale * (products + l2 * weights), bias_scale * errors.sum(0)
+        def original(parameters):
+            return _matmul(axes, scale * parameters[0]), bias_scale * parameters[1]
+
+        def gradient(weights, logits):
+            def of_rows(fresh, logits, labels, features):
+                targets = jax.nn.one_hot(labels, num_classes)
+                errors = fresh[:, None] * (jax.nn.softmax(logits) - targets)
+                # Not features.T @ errors, for which XLA on CPU would copy them, transposed.
+                return _matmul(errors.T, features), errors.sum(0)
+
+            products, sums = over_rows(of_rows, logits, labels, features)
+            return products.T / count + l2 * weights, sums / count
+
+        def scaled_gradient(parameters, logits):
+            weights, bias = gradient(original(parameters)[0], logits)
+            return scale * _matmul(axes.T, weights), bias_scale * bias
 
         def iterate(state):
             parameters, logits, grad, memory, iteration = state
             direction, memory = lbfgs.update(grad, memory, parameters)
             direction = jax.tree.map(jnp.negative, direction)
-            weights, change = scale * parameters[0], scale * direction[0]
-            step = _matmul(rotated, change) + bias_scale * direction[1][None]
+            weights, _ = original(parameters)
+            change, bias_change = original(direction)
+            step = _matmul(features, change) + bias_change[None]
+            derivatives = functools.partial(_derivatives, over_rows, logits, step, labels)
             penalty_slope = l2 * jnp.vdot(weights, change)
-            size = _line_search(logits, step, targets, penalty_slope, l2 * jnp.sum(change**2))
+            size = _line_search(derivatives, penalty_slope, l2 * jnp.sum(change**2))
             parameters = optax.tree.add_scale(parameters, size, direction)
             logits = logits + size * step
-            return parameters, logits, gradient(parameters, logits), memory, iteration + 1
+            return parameters, logits, scaled_gradient(parameters, logits), memory, iteration + 1
 
         def unfinished(state):
             return (optax.tree.norm(state[2]) > tolerance) & (state[4] < max_iterations)
 
-        start = jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes)
-        logits = jnp.zeros_like(targets)
-        state = start, logits, gradient(start, logits), lbfgs.init(start), 0
-        (weights, bias), _, _, _, iterations = jax.lax.while_loop(unfinished, iterate, state)
+        start = jnp.zeros((width, num_classes)), jnp.zeros(num_classes)
+        logits = jnp.zeros((count, num_classes))
+        state = start, logits, scaled_gradient(start, logits), lbfgs.init(start), 0
+        parameters, _, _, _, iterations = jax.lax.while_loop(unfinished, iterate, state)
 
-        def objective(weights, bias):
-            losses = optax.softmax_cross_entropy(_matmul(features, weights) + bias[None], targets)
-            return losses.mean() + l2 / 2 * jnp.sum(weights**2)
+        # Not the logits of the descent, which have added up the rounding of every step.
+        weights, bias = original(parameters)
+        logits = _matmul(features, weights) + bias[None]
+        loss = over_rows(_cross_entropies, logits, labels) / count + l2 / 2 * jnp.sum(weights**2)
+        return SoftmaxFit(
+            weights, bias, loss, optax.tree.norm(gradient(weights, logits)), iterations
+        )
 
-        weights, bias = _matmul(axes, scale * weights), bias_scale * bias
-        loss, grad = jax.value_and_grad(objective, argnums=(0, 1))(weights, bias)
-        return SoftmaxFit(weights, bias, loss, optax.tree.norm(grad), iterations)
-
-    return jax.vmap(fit)(l2)
+    l2 = jnp.asarray(l2, jnp.float32)
+    return jax.vmap(fit)(l2) if at_once >= settings else jax.lax.map(fit, l2)
 
 
-def _line_search(logits, step, targets, penalty_slope, penalty_curvature, max_trials=20):
+def _fits_at_once(count: int, width: int, num_classes: int, limit: int) -> int:
+    shared, each = 4 * count * width, 4 * num_classes * (_ARRAYS * count + 22 * width)
+    if shared + each > limit:
+        raise InputError(
+            f'L-BFGS on {count} x {width} features and {num_classes} classes needs '
+            f'{(shared + each) / 1e9:.0f} GB, of {limit / 1e9:.0f} there are: use the SGD '
+            'protocol, which goes by batches'
+        )
+    return (limit - shared) // each
+
+
+def _sum_over_rows(chunk: int, function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """The sum of function(fresh, *rows) over chunks of rows; `fresh` [r] is 0 for rows to skip."""
+    count = len(arrays[0])
+    if count <= chunk:
+        return function(jnp.ones(count), *arrays)
+
+    def of_chunk(i):
+        # The last chunk reaches back to be whole: padded arrays would be copies of them.
+        start = jnp.minimum(i * chunk, count - chunk)
+        fresh = start + jnp.arange(chunk) >= i * chunk
+        rows = [jax.lax.dynamic_slice_in_dim(array, start, chunk) for array in arrays]
+        return function(fresh.astype(jnp.float32), *rows)
+
+    def add(i, total):
+        return jax.tree.map(jnp.add, total, of_chunk(i))
+
+    return jax.lax.fori_loop(1, -(-count // chunk), add, of_chunk(0))
+
+
+def _cross_entropies(fresh, logits, labels):
+    targets = jax.nn.one_hot(labels, logits.shape[1])
+    return jnp.sum(fresh * optax.softmax_cross_entropy(logits, targets))
+
+
+def _derivatives(over_rows, logits, step, labels, size):
+    """Slope and curvature in `size` of the mean cross-entropy of logits + size * step."""
+
+    def of_rows(fresh, logits, step, labels):
+        probabilities = jax.nn.softmax(logits + size * step)
+        mean = (probabilities * step).sum(1, keepdims=True)
+        slopes = ((probabilities - jax.nn.one_hot(labels, step.shape[1])) * step).sum(1)
+        curvatures = (probabilities * (step - mean) ** 2).sum(1)
+        return jnp.sum(fresh * slopes), jnp.sum(fresh * curvatures)
+
+    slope, curvature = over_rows(of_rows, logits, step, labels)
+    return slope / len(logits), curvature / len(logits)
+
+
+def _line_search(derivatives, penalty_slope, penalty_curvature, max_trials=20):
     """The size of a step that leaves at most a tenth of the objective's slope along it.
 
     The objective is convex in the size, so Newton's method on the slope inside a bracket finds
     it, and unlike differences of the objective the slope keeps its precision near the optimum.
     """
 
-    def derivatives(size):
-        probabilities = jax.nn.softmax(logits + size * step)
-        mean = (probabilities * step).sum(1, keepdims=True)
-        slope = ((probabilities - targets) * step).sum(1).mean()
-        curvature = (probabilities * (step - mean) ** 2).sum(1).mean()
+    def penalised(size):
+        slope, curvature = derivatives(size)
         return slope + penalty_slope + size * penalty_curvature, curvature + penalty_curvature
 
-    first, _ = derivatives(0.0)
+    first, _ = penalised(0.0)
 
     def unfinished(state):
         trial, (_, _, _, slope, _) = state
@@ -130,9 +210,9 @@ def _line_search(logits, step, targets, penalty_slope, penalty_curvature, max_tr
         newton = size - slope / curvature
         inside = (low < newton) & (newton < jnp.minimum(high, 10 * size))
         size = jnp.where(inside, newton, jnp.where(jnp.isinf(high), 10 * size, (low + high) / 2))
-        return trial + 1, (low, high, size, *derivatives(size))
+        return trial + 1, (low, high, size, *penalised(size))
 
-    state = jax.lax.while_loop(unfinished, attempt, (0, (0.0, jnp.inf, 1.0, *derivatives(1.0))))
+    state = jax.lax.while_loop(unfinished, attempt, (0, (0.0, jnp.inf, 1.0, *penalised(1.0))))
     low, _, size, _, _ = state[1]
     # Out of trials, or a direction that rounding turned uphill: the end that cannot do harm.
     return jnp.where(unfinished((0, state[1])) | (first >= 0), low * (first < 0), size)

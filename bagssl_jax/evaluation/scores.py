@@ -1,0 +1,73 @@
+"""Scores of a probe: accuracies, per class too, and how sure a test split can make them."""
+
+import statistics
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Score(NamedTuple):
+    """What a probe gets right on a test split; all but `n` are shares in [0, 1]."""
+
+    top1: float
+    top5: float | None  # None when there are no more than five classes
+    per_class: tuple[float | None, ...]  # top-1 in each class; None where it has no test image
+    interval: tuple[float, float]  # Wilson's, of 95%, around top1
+    n: int
+
+
+def score(ranks: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
+    """The score of a split whose labels have these ranks.
+
+    The interval takes the test images as drawn independently; it says nothing of what another
+    training, or another draw of the training images, would have given.
+
+    Args:
+      ranks: int [n], of `ranks`: 0 where the prediction is right.
+      labels: int [n], in [0, num_classes).
+      num_classes: c.
+    """
+    right = ranks < 1
+    sizes = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels, weights=right, minlength=num_classes)
+    return Score(
+        top1=float(right.mean()),
+        top5=float((ranks < 5).mean()) if num_classes > 5 else None,
+        per_class=tuple(
+            float(hit / size) if size else None for hit, size in zip(hits, sizes, strict=True)
+        ),
+        interval=wilson(int(right.sum()), len(right)),
+        n=len(right),
+    )
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, without continuity correction.
+
+    With p = successes / trials and z the normal quantile of (1 + confidence) / 2, its ends are
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): inside [0, 1] also for
+    p near 0 or 1, where the usual p +- z sqrt(p (1 - p) / n) fails.
+    """
+    share = successes / trials
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    center = share + z**2 / (2 * trials)
+    half = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    low, high = ((center + sign * half) / (1 + z**2 / trials) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def ranks(scores: np.ndarray | jax.Array, labels: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """Classes that score before each row's own label, int [n]; equal scores rank by class.
+
+    A label whose score is NaN comes after every class: a diverged classifier is right nowhere.
+
+    Args:
+      scores: [n c], of NumPy or JAX, and so is the result.
+      labels: int [n].
+    """
+    xp = jnp if isinstance(scores, jax.Array) else np
+    own = xp.take_along_axis(scores, labels[:, None], axis=1)
+    before = xp.arange(scores.shape[1])[None] < labels[:, None]
+    return ((scores > own) | ((scores == own) & before) | xp.isnan(own)).sum(axis=1)

@@ -1,0 +1,279 @@
+"""The linear probe as it is usually published: SGD with momentum, for many settings at once.
+
+A `Sweep` is a grid of linear classifiers that learn from the same batches. `fit_sgd` trains one
+on a training split's features; `start`, `update` and `linear_ranks` are its parts, for features
+that come from elsewhere.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from bagssl_jax.evaluation.classify import linear_ranks, unstandardised
+from bagssl_jax.evaluation.features import (
+    check_two_classes,
+    checked_splits,
+    device_bytes,
+    standardisation,
+)
+from bagssl_jax.evaluation.labels import held_out
+from bagssl_jax.evaluation.scores import Score, score
+
+# TF32 products would make a probe on a GPU another probe than on a CPU.
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+MOMENTUM = 0.9
+
+Batches = Callable[[np.ndarray, int], Iterable[tuple[ArrayLike, ArrayLike]]]
+
+
+class Setting(NamedTuple):
+    """Hyper-parameters of one classifier."""
+
+    learning_rate: float  # for batches of 256
+    weight_decay: float
+
+
+# Published learning rates are 0.02 and 0.3 (VICReg: its README, its evaluate.py), 0.3 (SwAV) and
+# 30 (MoCo, whose features are small), weight decays 1e-6 (VICReg, SwAV) and 0 (MoCo); 0.001 to
+# 0.1 is the upper half of DINOv2's sweep. A weight decay of 1e-4 is for small training splits.
+SETTINGS = tuple(
+    Setting(*setting)
+    for setting in itertools.product((0.001, 0.005, 0.02, 0.1, 0.3, 1.0, 5.0, 30.0), (1e-4, 1e-6))
+)
+
+
+class SgdProbe(NamedTuple):
+    """A scored probe. Its logits are `x @ weights + bias`, for features x as they were given."""
+
+    score: Score  # of the test split
+    chosen: dict[str, float]  # 'learning_rate', for batches of 256, and 'weight_decay'
+    validation: dict[Setting, float]  # held-out top-1; empty where none could be held out
+    weights: np.ndarray  # float32 [d c]
+    bias: np.ndarray  # float32 [c]
+
+
+class Sweep(NamedTuple):
+    """Linear classifiers in training, one for each of s settings.
+
+    The settings come last but one, so that a batch's logits are one product, [b d] by [d s*c],
+    that reads its features once for all of them.
+    """
+
+    weights: jax.Array  # float32 [d s c]
+    bias: jax.Array  # float32 [s c]
+    velocity: tuple[jax.Array, jax.Array]  # of the two
+    learning_rate: jax.Array  # float32 [s], at the first step
+    weight_decay: jax.Array  # float32 [s]
+    step: jax.Array  # int32 []
+    steps: jax.Array  # int32 [], in the whole training
+
+
+def fit_sgd(
+    train_x: ArrayLike,
+    train_y: ArrayLike,
+    test_x: ArrayLike,
+    test_y: ArrayLike,
+    *,
+    num_classes: int,
+    settings: Sequence[Setting] = SETTINGS,
+    epochs: int = 100,
+    batch_size: int = 256,
+    standardise: bool = True,
+    holdout: float = 0.1,
+    seed: int = 0,
+    augmented: Batches | None = None,
+    device_limit: int | None = None,
+) -> SgdProbe:
+    """Chooses a setting inside the training split, refits on all of it, scores the test split once.
+
+    The protocol: a linear layer on frozen features, cross-entropy, SGD with Nesterov momentum 0.9,
+    a learning rate that follows a cosine from its setting's, times batch_size / 256, to 0, one
+    shuffle an epoch, whose last rows that fill no batch are left out. As in VICReg, SwAV and MoCo
+    the decay is the L2 kind and also falls on the bias. The layer starts at zero, not at their
+    N(0, 0.01): the objective is convex, and a start without noise does not drown one-shot probes.
+
+    VICReg, SwAV and MoCo feed features as they are (`standardise=False`), so that the best
+    learning rate depends on the encoder's scale: 0.02 to 30. MAE puts a BatchNorm without scale
+    and shift before the layer. Standardising with the training split's frozen statistics is that
+    without the noise of batches, makes one grid fit all encoders, and is the default.
+
+    The best held-out top-1 wins; between equals the smaller learning rate, then the larger decay.
+    Held out is the last share of each class: see `labels.held_out`. Where every class has one
+    example none can be held out, and all settings are equal: the first by the same rule is taken,
+    which all but compares with the class means.
+
+    Memory: the classifiers and their velocities, twice: 16 s d c bytes (524 MB for 16 settings at
+    d = 2048, c = 1000); a batch's logits, 4 b s c. Features that fit into `device_limit` go there
+    (10.5 GB for 1.28 million of 2048), and each training is one program. Otherwise, a memory map
+    say, every batch is read in shuffled order, 4 d bytes in each of n random places an epoch: for
+    ImageNet 1 TB in 100 epochs. Where the page cache holds the features that takes minutes; else
+    every row waits for the drive, at 0.1 ms (NVMe) 3.5 hours a training. Arithmetic: 4 n d s c an
+    epoch, 1.7e14 for 16 settings on ImageNet; the refit, of one, takes a sixteenth.
+
+    Args:
+      train_x, test_x: float [n d] and [m d]; a jax.Array stays on its devices, also sharded.
+      train_y, test_y: integer [n] and [m], in [0, num_classes).
+      num_classes: c.
+      settings: the grid.
+      epochs: of the selection, and of the refit.
+      batch_size: all rows where there are fewer.
+      standardise: see above.
+      holdout: share of each class that selects, in (0, 1).
+      seed: of the shuffles.
+      augmented: (training rows int64 [r], epoch) -> the epoch's batches (features float [b d] and
+        labels int [b], b = min(batch_size, r), r // b of them), of fresh random crops of those
+        images, say: the augmented protocol. `train_x` then only gives the statistics and the
+        held-out features. Epochs count from 0 in the selection and again in the refit.
+      device_limit: bytes of features to hold on the device; by default half of what it holds.
+
+    Raises:
+      InputError: features that are not finite, or fewer than two classes in the training split.
+      ValueError: misaligned shapes, an unusable grid, holdout, epochs or batch size, or a number
+        of augmented batches that is not the one above.
+    """
+    if epochs < 1 or batch_size < 1 or not settings:
+        raise ValueError(f'not positive or empty: {epochs=}, {batch_size=} or {settings=}')
+    if any(rate <= 0 or decay < 0 for rate, decay in settings):
+        raise ValueError(f'learning rates must be positive, and no decay negative: {settings=}')
+    on_device = train_x if isinstance(train_x, jax.Array) else None
+    train_x, train_y, test_x, test_y = checked_splits(train_x, train_y, test_x, test_y, num_classes)
+    check_two_classes(train_y)
+    limit = device_bytes() // 2 if device_limit is None else device_limit
+    if on_device is None and augmented is None and train_x.nbytes <= limit:
+        on_device = jnp.asarray(train_x)
+    key = jax.random.key(seed)
+
+    def fit(used, settings):
+        mean, scale = np.zeros(train_x.shape[1], np.float32), np.ones(train_x.shape[1], np.float32)
+        if standardise:
+            mean, scale = standardisation(train_x, used)
+        (rows,) = np.nonzero(used)
+        size = min(batch_size, len(rows))
+        sweep = start(
+            settings,
+            width=train_x.shape[1],
+            num_classes=num_classes,
+            batch_size=size,
+            steps=epochs * (len(rows) // size),
+        )
+        if augmented is None and on_device is not None:
+            sweep = _train(
+                sweep, on_device, train_y, rows, mean, scale, key, epochs=epochs, batch_size=size
+            )
+        else:
+            batches = augmented or functools.partial(_read, train_x, train_y, key, size)
+            for epoch in range(epochs):
+                for x, y in batches(rows, epoch):
+                    sweep = update(sweep, (x - mean[None]) * scale[None], y)
+            if sweep.step != sweep.steps:
+                raise ValueError(
+                    f'expected {sweep.steps} batches in {epochs} epochs, got {sweep.step}'
+                )
+        return jnp.swapaxes(sweep.weights, 0, 1), sweep.bias, mean, scale
+
+    held = held_out(train_y, holdout)
+    grid = sorted(map(lambda s: Setting(*map(float, s)), settings), key=lambda s: (s[0], -s[1]))
+    validation = {}
+    if held.any():
+        held_ranks = linear_ranks(train_x, train_y, held, *fit(~held, grid))
+        validation = dict(zip(grid, (held_ranks < 1).mean(1).tolist(), strict=True))
+    best = max(grid, key=lambda setting: validation.get(setting, 0.0))  # the first of the best
+
+    classifier = fit(np.ones(len(train_y), bool), [best])
+    everything = np.ones(len(test_y), bool)
+    [test_ranks] = linear_ranks(test_x, test_y, everything, *classifier)
+    weights, bias = unstandardised(*classifier)
+    return SgdProbe(
+        score=score(test_ranks, test_y, num_classes),
+        chosen=best._asdict(),
+        validation=validation,
+        weights=weights[0],
+        bias=bias[0],
+    )
+
+
+def start(
+    settings: Sequence[Setting], *, width: int, num_classes: int, batch_size: int, steps: int
+) -> Sweep:
+    """Classifiers at zero, of features of `width`, to be trained for `steps` batches."""
+    count = len(settings)
+    zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+    weights, bias = (width, count, num_classes), (count, num_classes)
+    rates, decays = np.array(settings, np.float32).T
+    return Sweep(
+        weights=zeros(weights),
+        bias=zeros(bias),
+        velocity=(zeros(weights), zeros(bias)),
+        learning_rate=jnp.asarray(rates * (batch_size / 256)),
+        weight_decay=jnp.asarray(decays),
+        step=jnp.int32(0),
+        steps=jnp.int32(steps),
+    )
+
+
+@jax.jit
+def update(sweep: Sweep, x: jax.Array, y: jax.Array) -> Sweep:
+    """One step of every classifier on one batch, features float [b d] and labels int [b].
+
+    With g the gradient of the mean cross-entropy plus weight_decay times the parameters:
+    velocity = momentum velocity + g, parameters -= rate (g + momentum velocity), as in
+    torch.optim.SGD(nesterov=True); after `steps` the rate is 0.
+    """
+    width, settings, classes = sweep.weights.shape
+    x = jnp.asarray(x, jnp.float32)
+    logits = _matmul(x, sweep.weights.reshape(width, -1)).reshape(-1, settings, classes)
+    targets = jax.nn.one_hot(y, classes)
+    errors = (jax.nn.softmax(logits + sweep.bias[None]) - targets[:, None]) / len(x)
+    gradients = (
+        _matmul(x.T, errors.reshape(len(x), -1)).reshape(width, settings, classes),
+        (errors.sum(0)),
+    )
+    done = jnp.minimum(sweep.step / sweep.steps, 1.0)
+    rate = sweep.learning_rate[:, None] * (1 + jnp.cos(jnp.pi * done)) / 2
+
+    def moved(parameters, velocity, gradient):
+        shape = (1,) * (parameters.ndim - 2)
+        decay = sweep.weight_decay.reshape(*shape, -1, 1)
+        gradient = gradient + decay * parameters
+        velocity = MOMENTUM * velocity + gradient
+        return parameters - rate.reshape(*shape, -1, 1) * (gradient + MOMENTUM * velocity), velocity
+
+    weights, weights_velocity = moved(sweep.weights, sweep.velocity[0], gradients[0])
+    bias, bias_velocity = moved(sweep.bias, sweep.velocity[1], gradients[1])
+    return sweep._replace(
+        weights=weights, bias=bias, velocity=(weights_velocity, bias_velocity), step=sweep.step + 1
+    )
+
+
+@functools.partial(jax.jit, static_argnames=('epochs', 'batch_size'))
+def _train(sweep, x, y, rows, mean, scale, key, *, epochs, batch_size):
+    """Every epoch of `rows` of the features x [n d], one batch after another."""
+
+    def step(sweep, batch):
+        return update(sweep, (x[batch] - mean[None]) * scale[None], y[batch]), None
+
+    def epoch(sweep, number):
+        return jax.lax.scan(step, sweep, _order(key, number, rows, batch_size))[0], None
+
+    return jax.lax.scan(epoch, sweep, jnp.arange(epochs))[0]
+
+
+def _read(x, y, key, size, rows, epoch):
+    """The epoch's batches, from features on the host, in the same order as on the device."""
+    for batch in np.asarray(_order(key, epoch, rows, size)):
+        yield x[batch], y[batch]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _order(key, epoch, rows, size):
+    """The rows of each batch of an epoch, [r // size size]."""
+    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
+    count = len(rows) // size
+    return shuffled[: count * size].reshape(count, size)

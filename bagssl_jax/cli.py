@@ -114,7 +114,7 @@ def parse(
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
     defaults = {key: config[key] for key in _flat_keys(config) if isinstance(config[key], tuple)}
-    rest = _parsed(second, overrides)
+    rest = _parsed(second, [_quoted(argument, defaults) for argument in overrides])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
@@ -212,6 +212,18 @@ def _check_keys(overrides: list[str], config: ConfigDict, groups: tuple[str, ...
         raise InputError(f'unknown key config.{match[1]}: did you mean config.{nearest}?')
 
 
+def _quoted(argument: str, defaults: Mapping[str, tuple]) -> str:
+    """A flag of a tuple of words with each of them in quotes, without which 1% is no Python."""
+    match = re.fullmatch(r'--?config\.([^=]*)=(.*)', argument)
+    if not match or not isinstance(next(iter(defaults.get(match[1], ())), 0), str):
+        return argument
+    return f'--config.{match[1]}={tuple(_words(match[2]))!r}'
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\s,()\[\]'\"]+", text)
+
+
 def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
     keys = []
     for key, value in config.items():
@@ -223,8 +235,8 @@ def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
 def _like(default: tuple, items: tuple, key: str) -> tuple:
     """The items as the type of the default's, exactly; InputError where that cannot be."""
     kind = type(default[0]) if default else str
-    if kind is str:  # a command line's h,z or (h,z) arrives as one string
-        return tuple(re.findall(r'[^\s,()\[\]]+', ','.join(map(str, items))))
+    if kind is str:
+        return tuple(_words(','.join(map(str, items))))
     if not all(isinstance(item, int | float) and kind(item) == item for item in items):
         raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
     if kind is float and len(items) != len(default):  # a range: smallest and largest

@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
     # 2x2 or 4x4 cells, one after the other)
     probe.aggregations = ('mean',)
     # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol: 100 epochs), 'knn';
-    # without labels 'rankme' and 'uniformity'
+    # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
     probe.seed = 0  # of which labels are drawn

@@ -54,22 +54,24 @@ def test_uniformity_equals_the_reference():
 
 def test_alignment_by_hand():
     # Distances squared of the three pairs: 2 (orthogonal), 4 (opposite), 2; then all alike.
-    bag = [[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]
-    assert alignment(np.array([bag])) == pytest.approx(8 / 3, rel=1e-9)
-    assert alignment(np.array([bag, 3 * [[1.0, 1.0]]])) == pytest.approx(4 / 3, rel=1e-9)
+    bag = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    alike = np.full((3, 2), 0.5**0.5)
+    assert alignment(bag.mean(0)[None], 3) == pytest.approx(8 / 3, rel=1e-9)
+    means = np.stack([bag.mean(0), alike.mean(0)])
+    assert alignment(means, 3) == pytest.approx(4 / 3, rel=1e-9)
 
 
 def test_alignment_equals_the_reference():
-    bags = np.random.default_rng(0).normal(size=(1500, 4, 6))  # more than one chunk
+    bags = np.random.default_rng(0).normal(size=(1500, 4, 6))
     units = bags / np.linalg.norm(bags, axis=2, keepdims=True)
     i, j = np.triu_indices(4, 1)
     expected = ((units[:, i] - units[:, j]) ** 2).sum(2).mean()
-    assert alignment(bags) == pytest.approx(expected, rel=1e-9)
+    assert alignment(units.mean(axis=1), 4) == pytest.approx(expected, rel=1e-9)
 
 
 def test_misuse_is_an_error():
-    with pytest.raises(ValueError, match='two patches or more'):
-        alignment(np.ones((4, 1, 3)))
+    with pytest.raises(ValueError, match='pairs of patches'):
+        alignment(np.ones((4, 3)), 1)
     with pytest.raises(ValueError, match='pairs of rows'):
         uniformity(np.ones((1, 3)))
     with pytest.raises(ValueError, match='features'):

@@ -10,6 +10,7 @@ import pytest
 
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.evaluation.monitor import make_monitor
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import make_mesh, replicated
 from bagssl_jax.records import Recorder
@@ -142,6 +143,17 @@ def test_a_finished_run_is_left_as_it_is(finished, config):
     before = (finished / 'metrics.jsonl').read_text()
     train(config, str(finished))
     assert (finished / 'metrics.jsonl').read_text() == before
+
+
+@pytest.mark.slow
+def test_a_monitor_is_logged_and_changes_nothing(finished, shrunk, config, tmp_path):
+    monitored = shrunk('--config.train.monitor_every=0.5')
+    train(monitored, str(tmp_path), make_monitor(monitored))
+    looks = [row for row in rows(tmp_path) if 'knn_top1' in row]
+    assert [row['step'] for row in looks] == [3, 6, 9, 12]  # an epoch has 6 steps
+    assert all(0 < row['knn_top1'] <= 1 for row in looks)
+    others = [row for row in rows(tmp_path) if 'knn_top1' not in row]
+    assert others == rows(finished)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,11 +71,16 @@ def test_quickstart_trains_probes_and_reports(trained):
     assert results['dataset'] == 'photos'
     assert results['step'] == 12
     keys = {'encoder', 'view', 'patches', 'space', 'probe', 'top1', 'top5', 'n_train', 'n_test'}
+    keys |= {'positions', 'patch', 'aggregation', 'flip', 'labels'}
+    keys |= {'interval', 'per_class', 'chosen'}
     for row in results['rows']:
-        assert keys <= row.keys()
+        assert row.keys() == keys
         assert (row['n_train'], row['n_test']) == (96, 40)
         assert 1 / 8 < row['top1'] <= 1  # better than chance, even after 12 steps
-    assert len(results['rows']) == 2 * 3 * 2
+        assert row['interval'][0] < row['top1'] < row['interval'][1]
+        assert len(row['per_class']) == 8
+    assert {row['probe'] for row in results['rows']} == {'linear', 'knn', 'knn_chosen'}
+    assert len(results['rows']) == 2 * 3 * 3
     assert (workdir / 'figures' / 'accuracy_by_patches.png').stat().st_size > 10_000
 
 
@@ -83,13 +89,59 @@ def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
     workdir, _, _ = trained
     before = json.loads((workdir / 'results.json').read_text())
     status, out, err = run(
-        'probe', f'--workdir={workdir}', '--config.probe.spaces=(h,z)', cwd=workdir
+        'probe', f'--workdir={workdir}', '--config.probe.spaces=(h,hidden1,z)', cwd=workdir
     )
     assert status == 0, err
     results = json.loads((workdir / 'results.json').read_text())
     assert [row for row in results['rows'] if row['space'] == 'h'] == before['rows']
-    assert len([row for row in results['rows'] if row['space'] == 'z']) == len(before['rows'])
+    for space in ('hidden1', 'z'):
+        assert len([row for row in results['rows'] if row['space'] == space]) == len(before['rows'])
     assert ' z ' in out
+
+
+@pytest.mark.slow
+def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained[0], workdir)
+    options = {
+        'views': 'bag,center',
+        'patches': '3,16',
+        'size': '12',
+        'flip': 'True',
+        'aggregations': 'mean,mean_unit,grid2,grid4',
+        'probes': 'sgd,knn,rankme,uniformity,alignment',
+        'labels': 'all,1,50%',
+    }
+    flags = [f'--config.probe.{key}={value}' for key, value in options.items()]
+    status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+    assert status == 0, err
+    rows = json.loads((workdir / 'results.json').read_text())['rows']
+    assert all(row['flip'] for row in rows)
+    assert {row['n_train'] for row in rows if row['probe'] == 'sgd'} == {96, 8, 48}
+    bags = [row for row in rows if row['view'] == 'bag']
+    assert all(row['patch'] == {'size': 12, 'scale': 0.0, 'resize': 8} for row in bags)
+    assert {(row['patches'], row['aggregation']) for row in bags} == {
+        *((3, name) for name in ('mean', 'mean_unit')),
+        *((16, name) for name in ('mean', 'mean_unit', 'grid2', 'grid4')),
+    }
+    values = {row['probe']: row['value'] for row in bags if row['top1'] is None}
+    assert values.keys() == {'rankme', 'uniformity', 'alignment'}
+    assert values['rankme'] > 1
+    assert -8 < values['uniformity'] < 0 < values['alignment'] < 4
+    assert 'grid4' in out
+
+
+@pytest.mark.slow
+def test_random_patches_can_be_probed(trained, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained[0], workdir)
+    flags = ['--config.probe.positions=random', '--config.probe.patches=2,5']
+    tables = []
+    for _ in range(2):
+        status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+        assert status == 0, err
+        tables.append(out)
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.slow
@@ -177,7 +229,7 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.data.crop_on=gpu'], "unknown data.crop_on 'gpu': choose from host, device"),
         (['--config.data.name=folder'], 'data.name=folder needs data.dir=PATH'),
         # What the probe will need is known before the training starts.
-        (['--config.probe.patches=1,5'], 'a grid of 5 patches is not square'),
+        (['--config.probe.patches=1,0'], 'probe.patches=(1, 0) must be one or more positive'),
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),
     ],
 )
@@ -228,10 +280,15 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
-        ('probe.spaces=(h,y)', "unknown probe.spaces 'y': choose from h, z"),
+        ('probe.spaces=(h,y)', "unknown probe.spaces 'y': choose from h, hidden1, z"),
         ('encoder.width=32', 'only config.probe.* and config.data.* can be set'),
-        ('probe.patches=(1,5)', 'a grid of 5 patches is not square'),
-        ('probe.patches=(1,144)', 'probe.batch_size=64 is less than a bag of 144 patches'),
+        ('probe.patches=()', 'probe.patches=() must be one or more positive numbers'),
+        ('probe.views=(bag,hole)', "unknown probe.views 'hole': choose from bag, center, whole"),
+        ('probe.probes=(knn,svm)', "unknown probe.probes 'svm': choose from linear, sgd, knn"),
+        ('probe.labels=(all,none)', "labels 'none': give images a class"),
+        ('probe.positions=anywhere', 'choose from grid, random'),
+        ('probe.aggregations=max', 'choose from mean, mean_unit, grid2, grid4'),
+        ('probe.probes=alignment', 'needs probe.aggregations=mean_unit'),
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
     ],
 )

@@ -13,6 +13,8 @@ def results():
             'view': view,
             'patches': patches,
             'space': 'h',
+            'aggregation': 'mean',
+            'labels': 'all',
             'probe': probe,
             'top1': top1 + 0.01 * (probe == 'linear'),
             'top5': None,
@@ -29,15 +31,24 @@ def results():
 def test_the_table_has_a_line_for_each_view_and_a_column_for_each_probe(results):
     title, head, *body = report.table(results).splitlines()
     assert title == 'photos, step 1,200: top-1 on 800 test images, 3,200 to train on'
-    assert head.split() == ['encoder', 'space', 'view', 'patches', 'linear', 'knn']
+    columns = ['encoder', 'space', 'view', 'patches', 'of', 'labels']
+    assert head.split() == [*columns, 'linear', 'knn']
     assert [line.split() for line in body] == [
-        ['trained', 'h', 'bag', '1', '0.510', '0.500'],
-        ['trained', 'h', 'bag', '16', '0.710', '0.700'],
-        ['trained', 'h', 'whole', '1', '0.510', '0.500'],
-        ['untrained', 'h', 'bag', '1', '0.210', '0.200'],
-        ['untrained', 'h', 'bag', '16', '0.410', '0.400'],
-        ['untrained', 'h', 'whole', '1', '0.210', '0.200'],
+        ['trained', 'h', 'bag', '1', 'mean', 'all', '0.510', '0.500'],
+        ['trained', 'h', 'bag', '16', 'mean', 'all', '0.710', '0.700'],
+        ['trained', 'h', 'whole', '1', 'mean', 'all', '0.510', '0.500'],
+        ['untrained', 'h', 'bag', '1', 'mean', 'all', '0.210', '0.200'],
+        ['untrained', 'h', 'bag', '16', 'mean', 'all', '0.410', '0.400'],
+        ['untrained', 'h', 'whole', '1', 'mean', 'all', '0.210', '0.200'],
     ]
+
+
+def test_measures_without_labels_have_a_column_too(results):
+    row = {**results['rows'][0], 'probe': 'rankme', 'top1': None, 'value': 12.5}
+    results['rows'].append(row)
+    _, head, *body = report.table(results).splitlines()
+    assert head.split()[-1] == 'rankme'
+    assert [line.split()[-1] for line in body if line.startswith('untrained')][-1] == '12.500'
 
 
 def test_results_and_figure_are_written(results, tmp_path):

@@ -110,9 +110,6 @@ def compare_patches(
         in_memory=config.data.in_memory,
     )
     source = sources.Part(source, images, seed=config.seed)
-    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
-    side = crops.patch_side(height, width, size=config.patches.size, scale=config.patches.scale)
-    crops.grid_boxes(height, width, side=side, count=patches)
     geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
     view = pipeline.Patches(**geometry, places=crops.grid_places(patches))
 

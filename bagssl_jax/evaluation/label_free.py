@@ -68,27 +68,23 @@ def uniformity(features: ArrayLike, *, rows: int = 4096) -> float:
     return float(np.log(max(total - len(x), np.finfo(float).tiny) / (len(x) * (len(x) - 1))))
 
 
-def alignment(bags: ArrayLike) -> float:
+def alignment(means: ArrayLike, patches: int) -> float:
     """Alignment (Wang and Isola 2020, arXiv 2005.10242), with alpha = 2; lower is more aligned.
 
     The mean of |u - v|^2 over the pairs of different patches of one image, u and v of unit
     length, and over the images: 0 where all patches of an image point in one direction, 2 where
-    they are orthogonal.
+    they are orthogonal. It takes only the means m of the p unit vectors of each bag: the sum over
+    the pairs is p^2 (1 - |m|^2).
 
     Args:
-      bags: embeddings of patches, float [b p d], p >= 2.
+      means: of each image's embeddings at length 1, float [n d].
+      patches: p >= 2.
     """
-    bags = np.asarray(bags)
-    if bags.ndim != 3 or not len(bags) or bags.shape[1] < 2:
-        raise ValueError(f'expected bags [b p d] of two patches or more, got {bags.shape}')
-    _, patches, width = bags.shape
-    total = 0.0
-    for block in slices(len(bags), max(1, 4096 // patches)):
-        units = unit_rows(bags[block].reshape(-1, width).astype(np.float64))
-        units = units.reshape(-1, patches, width)
-        # Summed over the pairs, |u - v|^2 is p sum |u|^2 - |sum u|^2.
-        total += patches * np.square(units).sum() - np.square(units.sum(1)).sum()
-    return float(total / (len(bags) * patches * (patches - 1) / 2))
+    means = _matrix(means)
+    if patches < 2:
+        raise ValueError(f'alignment is of pairs of patches, got {patches}')
+    total = sum(np.square(means[block], dtype=np.float64).sum() for block in slices(len(means)))
+    return float(2 * patches / (patches - 1) * (1 - total / len(means)))
 
 
 def _matrix(features):

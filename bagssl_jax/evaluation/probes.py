@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bagssl_jax.evaluation.knn import fit_knn
-from bagssl_jax.evaluation.label_free import rankme, uniformity
+from bagssl_jax.evaluation.label_free import alignment, rankme, uniformity
 from bagssl_jax.evaluation.labels import few, parse_labels
 from bagssl_jax.evaluation.linear import fit_linear
 from bagssl_jax.evaluation.scores import Score
@@ -24,21 +24,28 @@ def score_all(
     Args:
       data: features and labels of the training and of the test split.
       shared: what the rows say of the features.
-      probe: the configuration's group: `probes`, `labels`, `seed`.
+      probe: the configuration's group, of which `probes`, `labels` and `seed` count.
       num_classes: c.
     """
     rows = []
+    sizes = {'n_test': len(data[3])}
     for labels in probe['labels']:
         chosen = data
         if labels != ALL:
             drawn = few(data[1], **parse_labels(labels), seed=probe['seed'])
             chosen = data[0][drawn], data[1][drawn], *data[2:]
-        sizes = {'n_train': len(chosen[1]), 'n_test': len(chosen[3])}
+        sizes['n_train'] = len(chosen[1])
         for name in probe['probes']:
-            if name in LABEL_FREE and labels != ALL:
-                continue
-            for found in PROBES[name](chosen, num_classes):
-                rows.append({**shared, 'labels': labels, **found, **sizes})
+            if name in PROBES:
+                found = PROBES[name](chosen, num_classes)
+                rows += [{**shared, 'labels': labels, **row, **sizes} for row in found]
+    sizes['n_train'] = len(data[1])
+    for name in probe['probes']:
+        if name in LABEL_FREE:
+            value = LABEL_FREE[name](data[0], shared)
+            if value is not None:
+                found = {'labels': ALL, 'probe': name, 'top1': None, 'top5': None, 'value': value}
+                rows.append({**shared, **found, **sizes})
     return rows
 
 
@@ -67,16 +74,6 @@ def _knn(data: Data, num_classes: int) -> list[dict[str, Any]]:
     ]
 
 
-def _rankme(data: Data, num_classes: int) -> list[dict[str, Any]]:
-    del num_classes
-    return [_value('rankme', rankme(data[0]))]
-
-
-def _uniformity(data: Data, num_classes: int) -> list[dict[str, Any]]:
-    del num_classes
-    return [_value('uniformity', uniformity(data[0]))]
-
-
 def _row(name: str, score: Score, chosen: Mapping[str, float]) -> dict[str, Any]:
     return {
         'probe': name,
@@ -88,15 +85,21 @@ def _row(name: str, score: Score, chosen: Mapping[str, float]) -> dict[str, Any]
     }
 
 
-def _value(name: str, value: float) -> dict[str, Any]:
-    return {'probe': name, 'top1': None, 'top5': None, 'value': value}
+def _alignment(features: np.ndarray, shared: Mapping[str, Any]) -> float | None:
+    """Of the means of unit vectors, in bags of two patches or more; None for all others."""
+    if shared['aggregation'] != 'mean_unit' or shared['patches'] < 2:
+        return None
+    return alignment(features, shared['patches'])
 
 
-LABEL_FREE = ('rankme', 'uniformity')
 PROBES: dict[str, Callable[[Data, int], list[dict[str, Any]]]] = {
     'linear': _linear,
     'sgd': _sgd,
     'knn': _knn,
-    'rankme': _rankme,
-    'uniformity': _uniformity,
+}
+# Of the training split's features.
+LABEL_FREE: dict[str, Callable[[np.ndarray, Mapping[str, Any]], float | None]] = {
+    'alignment': _alignment,
+    'rankme': lambda features, shared: rankme(features),
+    'uniformity': lambda features, shared: uniformity(features),
 }

@@ -183,7 +183,7 @@ def _check_settings(config: ConfigDict) -> None:
         ('views', VIEWS),
         ('spaces', spaces),
         ('aggregations', bags.AGGREGATIONS),
-        ('probes', tuple(probes.PROBES)),
+        ('probes', (*probes.PROBES, *probes.LABEL_FREE)),
     ):
         if not probe[key]:
             raise InputError(f'probe.{key} is empty: give one or more')
@@ -196,6 +196,8 @@ def _check_settings(config: ConfigDict) -> None:
         raise InputError(f'unknown probe.positions {probe.positions!r}: choose from grid, random')
     for labels in probe.labels:
         probes.check_labels(labels)
+    if 'alignment' in probe.probes and 'mean_unit' not in probe.aggregations:
+        raise InputError('probe.probes=alignment needs probe.aggregations=mean_unit')
     if probe.positions == 'random':
         bags.prefix_weights(probe.patches, probe.aggregations)
 

@@ -111,10 +111,12 @@ def get_config() -> ConfigDict:
     # Of a bag: 'mean', 'mean_unit' (of embeddings at length 1), 'grid2', 'grid4' (the means in
     # 2x2 or 4x4 cells, one after the other)
     probe.aggregations = ('mean',)
-    # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol: 100 epochs), 'knn';
+    # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol), 'sgd_augmented'
+    # (that, on fresh random crops in every epoch; tested on the center crop), 'knn';
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
-    probe.seed = 0  # of which labels are drawn
+    probe.sgd_epochs = 100  # of sgd and sgd_augmented
+    probe.seed = 0  # of which labels are drawn, and of sgd's shuffles and crops
     probe.batch_size = 1024  # patches a forward pass, over all devices
     return config

@@ -109,7 +109,8 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
         'size': '12',
         'flip': 'True',
         'aggregations': 'mean,mean_unit,grid2,grid4',
-        'probes': 'sgd,knn,rankme,uniformity,alignment',
+        'probes': 'sgd,sgd_augmented,knn,rankme,uniformity,alignment',
+        'sgd_epochs': '2',
         'labels': 'all,1,50%',
     }
     flags = [f'--config.probe.{key}={value}' for key, value in options.items()]
@@ -118,6 +119,12 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
     rows = json.loads((workdir / 'results.json').read_text())['rows']
     assert all(row['flip'] for row in rows)
     assert {row['n_train'] for row in rows if row['probe'] == 'sgd'} == {96, 8, 48}
+    fresh = [row for row in rows if row['probe'] == 'sgd_augmented']
+    assert [(row['encoder'], row['view']) for row in fresh] == [
+        ('trained', 'center'),
+        ('untrained', 'center'),
+    ]
+    assert all(row['top1'] > 1 / 8 for row in fresh)
     bags = [row for row in rows if row['view'] == 'bag']
     assert all(row['patch'] == {'size': 12, 'scale': 0.0, 'resize': 8} for row in bags)
     assert {(row['patches'], row['aggregation']) for row in bags} == {
@@ -288,6 +295,7 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
         ('probe.labels=(all,none)', "labels 'none': give images a class"),
         ('probe.positions=anywhere', 'choose from grid, random'),
         ('probe.aggregations=max', 'choose from mean, mean_unit, grid2, grid4'),
+        ('probe.probes=sgd_augmented', 'needs probe.views=center'),
         ('probe.probes=alignment', 'needs probe.aggregations=mean_unit'),
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
     ],

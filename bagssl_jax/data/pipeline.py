@@ -154,7 +154,13 @@ class Bags(NamedTuple):
 
 
 def bag_batches(
-    source: Source, view: View, *, batch_size: int, workers: int = 0, on_error: str = 'stop'
+    source: Source,
+    view: View,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_error: str = 'stop',
+    numbers: np.ndarray | None = None,
 ) -> Iterator[Bags]:
     """Every image's bag once, in the source's order; the last batch may be smaller.
 
@@ -164,12 +170,14 @@ def bag_batches(
       batch_size: images.
       workers: as in `train_batches`.
       on_error: 'stop' at an unreadable image, or 'skip' it.
+      numbers: int [n], of the images to take instead, in this order.
 
     Raises:
       UnreadableImage: there is one, and `on_error` is 'stop'.
     """
-    numbers = grain.MapDataset.range(len(source)).batch(batch_size)
-    batches = prefetched(numbers.map(_ViewPatches(source, view)), _threads(source), workers)
+    numbers = np.arange(len(source)) if numbers is None else numbers
+    batched = grain.MapDataset.source(numbers).batch(batch_size)
+    batches = prefetched(batched.map(_ViewPatches(source, view)), _threads(source), workers)
     with contextlib.closing(batches):
         for patches, labels, unreadable in batches:
             read = unreadable < 0

@@ -10,7 +10,7 @@ from bagssl_jax.evaluation.label_free import alignment, rankme, uniformity
 from bagssl_jax.evaluation.labels import few, parse_labels
 from bagssl_jax.evaluation.linear import fit_linear
 from bagssl_jax.evaluation.scores import Score
-from bagssl_jax.evaluation.sgd import fit_sgd
+from bagssl_jax.evaluation.sgd import Batches, fit_sgd
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train x [n d], y [n], test x, y
 ALL = 'all'
@@ -24,7 +24,7 @@ def score_all(
     Args:
       data: features and labels of the training and of the test split.
       shared: what the rows say of the features.
-      probe: the configuration's group, of which `probes`, `labels` and `seed` count.
+      probe: the configuration's group, of which `probes`, `labels`, `sgd_epochs` and `seed` count.
       num_classes: c.
     """
     rows = []
@@ -37,7 +37,7 @@ def score_all(
         sizes['n_train'] = len(chosen[1])
         for name in probe['probes']:
             if name in PROBES:
-                found = PROBES[name](chosen, num_classes)
+                found = PROBES[name](chosen, probe, num_classes)
                 rows += [{**shared, 'labels': labels, **row, **sizes} for row in found]
     sizes['n_train'] = len(data[1])
     for name in probe['probes']:
@@ -49,24 +49,54 @@ def score_all(
     return rows
 
 
+def sgd_augmented(
+    data: Data,
+    shared: Mapping[str, Any],
+    batches: Batches,
+    probe: Mapping[str, Any],
+    num_classes: int,
+) -> list[dict[str, Any]]:
+    """The row of the linear probe that sees fresh random crops in every epoch.
+
+    Args:
+      data: features of center crops, and labels.
+      shared: what the row says of them.
+      batches: as `fit_sgd` takes them.
+      probe: the configuration's group, of which `sgd_epochs` and `seed` count.
+      num_classes: c.
+    """
+    found = fit_sgd(
+        *data,
+        num_classes=num_classes,
+        epochs=probe['sgd_epochs'],
+        seed=probe['seed'],
+        augmented=batches,
+    )
+    sizes = {'n_train': len(data[1]), 'n_test': len(data[3])}
+    row = _row('sgd_augmented', found.score, found.chosen)
+    return [{**shared, 'labels': ALL, **row, **sizes}]
+
+
 def check_labels(text: str) -> None:
     """Raises InputError for what `probe.labels` cannot hold."""
     if text != ALL:
         parse_labels(text)
 
 
-def _linear(data: Data, num_classes: int) -> list[dict[str, Any]]:
+def _linear(data: Data, probe: Mapping[str, Any], num_classes: int) -> list[dict[str, Any]]:
+    del probe
     found = fit_linear(*data, num_classes=num_classes)
     return [_row('linear', found.score, found.chosen)]
 
 
-def _sgd(data: Data, num_classes: int) -> list[dict[str, Any]]:
-    found = fit_sgd(*data, num_classes=num_classes)
+def _sgd(data: Data, probe: Mapping[str, Any], num_classes: int) -> list[dict[str, Any]]:
+    found = fit_sgd(*data, num_classes=num_classes, epochs=probe['sgd_epochs'], seed=probe['seed'])
     return [_row('sgd', found.score, found.chosen)]
 
 
-def _knn(data: Data, num_classes: int) -> list[dict[str, Any]]:
+def _knn(data: Data, probe: Mapping[str, Any], num_classes: int) -> list[dict[str, Any]]:
     """With the usual k and temperature, and with those that the training split chooses."""
+    del probe
     found = fit_knn(*data, num_classes=num_classes)
     return [
         _row('knn', found.fixed, {'k': 20, 'temperature': 0.07}),
@@ -92,7 +122,7 @@ def _alignment(features: np.ndarray, shared: Mapping[str, Any]) -> float | None:
     return alignment(features, shared['patches'])
 
 
-PROBES: dict[str, Callable[[Data, int], list[dict[str, Any]]]] = {
+PROBES: dict[str, Callable[[Data, Mapping[str, Any], int], list[dict[str, Any]]]] = {
     'linear': _linear,
     'sgd': _sgd,
     'knn': _knn,

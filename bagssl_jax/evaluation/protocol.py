@@ -1,8 +1,9 @@
 """The protocol: which encoders, views, spaces and bags are probed, and by which probes."""
 
+import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,9 @@ from ml_collections import ConfigDict
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import bags, probes, report
+from bagssl_jax.evaluation import augmented, bags, probes, report
 from bagssl_jax.models import init_variables, make_encoder, make_projector
-from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
+from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
 from bagssl_jax.workdir import read_config, read_data
 
 VIEWS = ('bag', 'center', 'whole')
@@ -62,6 +63,10 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
                 data = train_features[key], train_labels, test_features[key], test_labels
                 shared = _described(config, one, *key)
                 rows += probes.score_all(data, shared, config.probe, len(train.class_names))
+                if one.name == 'center' and 'sgd_augmented' in config.probe.probes:
+                    name, space, _ = key
+                    embed_one = functools.partial(_embed_crops, embed, encoders[name], space, mesh)
+                    rows += _augmented(config, train, one, embed_one, data, shared)
     results = {'dataset': config.data.name, 'step': step, 'rows': rows}
     report.write(workdir, results)
     print(report.table(results))
@@ -152,6 +157,37 @@ def patch_geometry(config: ConfigDict) -> dict[str, Any]:
     }
 
 
+def _augmented(
+    config: ConfigDict,
+    source: sources.Source,
+    one: _Pass,
+    embed: Callable[[np.ndarray], np.ndarray],
+    data: probes.Data,
+    shared: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The row of the augmented linear protocol, tested on center crops."""
+    if len(data[1]) < len(source):
+        raise InputError('probe.probes=sgd_augmented needs a training split without damaged files')
+    batches = augmented.make_batches(
+        source,
+        embed,
+        side=min(one.view.height, one.view.width),
+        batch_size=256,
+        seed=config.probe.seed,
+        workers=config.data.workers,
+    )
+    return probes.sgd_augmented(data, shared, batches, config.probe, len(source.class_names))
+
+
+def _embed_crops(
+    embed: bags.Embed, variables: bags.Variables, space: str, mesh: Mesh, crops_: np.ndarray
+) -> np.ndarray:
+    """uint8 [b h w c] -> float32 [b d]."""
+    rows = bags.padded(crops_[:, None], mesh.size)
+    on_devices = jax.device_put(rows, batch_sharded(mesh))
+    return np.asarray(embed(variables, on_devices)[space])[: len(crops_)]
+
+
 def _described(
     config: ConfigDict,
     one: _Pass,
@@ -183,7 +219,7 @@ def _check_settings(config: ConfigDict) -> None:
         ('views', VIEWS),
         ('spaces', spaces),
         ('aggregations', bags.AGGREGATIONS),
-        ('probes', (*probes.PROBES, *probes.LABEL_FREE)),
+        ('probes', (*probes.PROBES, 'sgd_augmented', *probes.LABEL_FREE)),
     ):
         if not probe[key]:
             raise InputError(f'probe.{key} is empty: give one or more')
@@ -196,6 +232,10 @@ def _check_settings(config: ConfigDict) -> None:
         raise InputError(f'unknown probe.positions {probe.positions!r}: choose from grid, random')
     for labels in probe.labels:
         probes.check_labels(labels)
+    if 'sgd_augmented' in probe.probes and 'center' not in probe.views:
+        raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
+    if probe.sgd_epochs < 1:
+        raise InputError(f'probe.sgd_epochs={probe.sgd_epochs} must be at least 1')
     if 'alignment' in probe.probes and 'mean_unit' not in probe.aggregations:
         raise InputError('probe.probes=alignment needs probe.aggregations=mean_unit')
     if probe.positions == 'random':

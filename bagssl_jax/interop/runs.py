@@ -151,6 +151,7 @@ def run_config(encoder: dict[str, Any], imported: dict[str, str]) -> dict[str, A
             'aggregations': ('mean',),
             'probes': ('linear', 'knn'),
             'labels': ('all',),
+            'sgd_epochs': 100,
             'seed': 0,
             'batch_size': 256,
         },

@@ -130,7 +130,7 @@ def test_patches_in_proportion_and_resized_as_in_training(tmp_path, variables):
     halves = patch.repeat(2, axis=0).repeat(2, axis=1)
     means = np.einsum('ai,abc,bj->ijc', weights, halves, weights)
     expected = embeddings(variables, np.rint(means), [(0, 0)], side=8)['h']
-    np.testing.assert_allclose(resized.embed(large[None], 1), expected, rtol=0.02, atol=0.02)
+    assert_close(resized.embed(large[None], 1), expected)
 
 
 def test_a_run_without_a_projector(tmp_path, variables):

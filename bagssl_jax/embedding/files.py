@@ -16,8 +16,6 @@ import numpy as np
 
 from bagssl_jax.errors import InputError
 
-Part = Mapping[str, np.ndarray]  # names [n], features float32 [n d], failures [m]
-
 
 class Parts:
     """The parts beside `out`, in the folder OUT.parts."""
@@ -56,14 +54,15 @@ class Parts:
         with _writing(self._out), _at_once(self._path(number)) as file:
             np.savez(file, names=_texts(names), features=features, failures=_texts(failures))
 
-    def read(self) -> Iterator[Part]:
-        """Every part, in order, its arrays read from the disk when they are asked for."""
+    def read(self, *keys: str) -> Iterator[tuple[np.ndarray, ...]]:
+        """Of every part, in order, the arrays that `keys` name; InputError where one is damaged."""
         for path in sorted(self.directory.glob('*.npz')):
             try:
-                with np.load(path) as part:
-                    yield part
-            except (OSError, ValueError, zipfile.BadZipFile):
+                with open(path, 'rb') as file, np.load(file) as part:
+                    arrays = tuple(part[key] for key in keys)
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 raise InputError(f'{path} is damaged: delete it, and start again') from None
+            yield arrays
 
     def remove(self) -> None:
         """Removes them all."""
@@ -105,12 +104,13 @@ def join(parts: Parts, out: str, settings: Mapping[str, int | str]) -> None:
 
 
 def _write_npz(file: IO[bytes], parts: Parts, settings: Mapping[str, int | str]) -> None:
-    shapes = [(part['names'].dtype.itemsize, part['features'].shape) for part in parts.read()]
-    length = max(itemsize for itemsize, _ in shapes) // np.dtype('U1').itemsize
-    rows = sum(shape[0] for _, shape in shapes)
+    sizes = [(names.dtype.itemsize, len(names)) for (names,) in parts.read('names')]
+    length = max(itemsize for itemsize, _ in sizes) // np.dtype('U1').itemsize
+    rows = sum(count for _, count in sizes)
+    (features,) = next(parts.read('features'))
     columns = {
         'names': (np.dtype(f'U{length}'), (rows,)),
-        'features': (np.dtype(np.float32), (rows, shapes[0][1][1])),
+        'features': (features.dtype, (rows, features.shape[1])),
     }
     # As numpy.savez does, but for arrays that are never in memory.
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
@@ -118,8 +118,8 @@ def _write_npz(file: IO[bytes], parts: Parts, settings: Mapping[str, int | str])
             with archive.open(f'{key}.npy', 'w', force_zip64=True) as entry:
                 header = {'descr': dtype.str, 'fortran_order': False, 'shape': shape}
                 np.lib.format.write_array_header_1_0(entry, header)
-                for part in parts.read():
-                    entry.write(part[key].astype(dtype).tobytes())
+                for (array,) in parts.read(key):
+                    entry.write(array.astype(dtype).tobytes())
         for key, value in settings.items():
             with archive.open(f'{key}.npy', 'w') as entry:
                 np.lib.format.write_array(entry, np.array(value))
@@ -134,12 +134,12 @@ def _write_parquet(file: IO[bytes], parts: Parts, settings: Mapping[str, int | s
         metadata={key: str(value) for key, value in settings.items()},
     )
     with parquet.ParquetWriter(file, schema) as writer:
-        for part in parts.read():
+        for texts, vectors in parts.read('names', 'features'):
             # A file's name can be any bytes; a string of Parquet's is UTF-8.
-            names = [os.fsencode(name).decode(errors='replace') for name in part['names'].tolist()]
-            rows, width = part['features'].shape
+            names = [os.fsencode(name).decode(errors='replace') for name in texts.tolist()]
+            rows, width = vectors.shape
             features = pa.ListArray.from_arrays(
-                np.arange(rows + 1, dtype=np.int32) * width, part['features'].ravel()
+                np.arange(rows + 1, dtype=np.int32) * width, vectors.ravel()
             )
             writer.write_table(pa.table([pa.array(names, pa.string()), features], schema=schema))
 

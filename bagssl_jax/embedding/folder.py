@@ -58,7 +58,7 @@ def embed_folder(
     parts = Parts(out, settings)
     _write_parts(parts, source, encoder, count, space)
     join(parts, out, noted)
-    failures = [failure for part in parts.read() for failure in part['failures'].tolist()]
+    failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
     parts.remove()
     if failures:
         raise Incomplete('\n'.join([f'{len(failures):,} images are not in {out}:', *failures]))
@@ -74,20 +74,22 @@ def _write_parts(
     indices = [i for number in missing for i in ranges[number]]
     bag_of = functools.partial(_bag, source, encoder, count)
     threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        bags = tqdm.tqdm(
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm.tqdm(
             _map_ahead(pool, bag_of, indices, ahead=4 * threads),
             desc='embed',
             total=len(source),
             initial=len(source) - len(indices),
             unit=' images',
             file=sys.stderr,
-        )
-        bags = iter(bags)
+        ) as progress,
+    ):
+        bags = iter(progress)
         for number in missing:
             own = itertools.islice(bags, len(ranges[number]))
             parts.write(number, *_embedded(own, encoder, count, space))
-        next(bags, None)  # there is none, and the progress bar ends
+        next(bags, None)  # there is none, and the bar is brought to its end
 
 
 def _embedded(

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from bagssl_jax.errors import DataFailure, InputError, Interrupted
+from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted
 from bagssl_jax.workdir import read_config
 
 
@@ -140,6 +140,9 @@ def _status_of(start: Callable[[], None]) -> int:
     except DataFailure as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    except Incomplete as rest:
+        print(rest, file=sys.stderr)
+        return 3
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.number

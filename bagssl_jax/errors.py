@@ -14,6 +14,13 @@ class UnreadableImage(InputError):
     """One image of a data set cannot be decoded. The message names it, and says why."""
 
 
+class Incomplete(Exception):
+    """The work is done, but for some of the items, which the message lists.
+
+    Entry points print it on standard error and exit with status 3.
+    """
+
+
 class DataFailure(Exception):
     """The input pipeline broke down, through no fault of the user's, and training is saved.
 

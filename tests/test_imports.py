@@ -7,9 +7,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch'],
+    ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
-    ['analysis', 'benchmarks'],
+    ['analysis', 'benchmarks', 'embedding'],
     ['training', 'evaluation', 'interop'],
     ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
     ['parallel', 'records', 'workdir'],
@@ -24,6 +24,7 @@ ONLY_IN = {
     'sklearn': {'analysis'},
     'torch': {'interop'},
     'safetensors': {'interop'},
+    'pyarrow': {'embedding'},
     'absl': {'cli', 'data'},
     'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis', 'benchmarks'},
     'PIL': {'data', 'benchmarks'},

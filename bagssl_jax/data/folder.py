@@ -76,9 +76,7 @@ def load_folder(path: str, split: str) -> FolderSource:
     """
     if not path:
         raise InputError(f'data.name=folder needs data.dir=PATH: {LAYOUT}')
-    path = path if _is_remote(path) else os.path.expanduser(path)
-    if not (_filesystem(path).isdir(path) if _is_remote(path) else os.path.isdir(path)):
-        raise InputError(f'data.dir={path} is not a directory')
+    path = _directory(path, 'data.dir=')
     top = _list(path)
     if top.images:
         _refuse_images_below(path, top)
@@ -99,18 +97,20 @@ def load_folder(path: str, split: str) -> FolderSource:
         )
     sizes = {name: len(files.get(name, 'x')) for name in splits}
     chosen = [file for part, i, j in split_ranges(split, sizes) for file in files[part][i:j]]
-    digest = hashlib.sha256()
-    for file in chosen:
-        digest.update(b'%b\0%d\0%d\0' % file)
-    labels = np.array([file.label for file in chosen])
-    return FolderSource(
-        directory=path,
-        names=b''.join(file.name for file in chosen),
-        ends=np.cumsum([len(file.name) for file in chosen]),
-        labels=labels,
-        class_names=class_names if labels.max() >= 0 else (),
-        fingerprint=digest.hexdigest(),
-    )
+    return _source(path, chosen, class_names)
+
+
+def load_files(path: str) -> FolderSource:
+    """Finds the image files at any depth in a directory, whatever its layout: by name, unlabelled.
+
+    Raises:
+      InputError: no such directory, or no image.
+    """
+    path = _directory(path, '')
+    files = [_File(os.fsencode(name), size, -1) for name, size in _walk(path, '')]
+    if not files:
+        raise InputError(f'{path} holds no image: its files must be {", ".join(EXTENSIONS)}')
+    return _source(path, sorted(files), ())
 
 
 class _Listing(NamedTuple):
@@ -122,6 +122,29 @@ class _File(NamedTuple):
     name: bytes
     size: int
     label: int
+
+
+def _directory(path: str, key: str) -> str:
+    """The path, once it is a directory's; else InputError, with `key` before the path."""
+    path = path if _is_remote(path) else os.path.expanduser(path)
+    if not (_filesystem(path).isdir(path) if _is_remote(path) else os.path.isdir(path)):
+        raise InputError(f'{key}{path} is not a directory')
+    return path
+
+
+def _source(path: str, files: list[_File], class_names: tuple[str, ...]) -> FolderSource:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(b'%b\0%d\0%d\0' % file)
+    labels = np.array([file.label for file in files])
+    return FolderSource(
+        directory=path,
+        names=b''.join(file.name for file in files),
+        ends=np.cumsum([len(file.name) for file in files]),
+        labels=labels,
+        class_names=class_names if labels.max() >= 0 else (),
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def _ordered(path: str, folder: str, class_names: tuple[str, ...]) -> list[_File]:

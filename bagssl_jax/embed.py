@@ -1,0 +1,30 @@
+"""Writes the features of every image in a folder into one file.
+
+    python -m bagssl_jax.embed --workdir=DIR --images=FOLDER --out=FILE.npz
+
+FOLDER may have any layout. FILE.npz holds `names`, paths below FOLDER in their order, and
+`features`, float32 [n d], row by row for the same images: the means of their patches' embeddings;
+FILE.parquet, which needs pyarrow (pip install '.[parquet]'), the columns `name` and `features`.
+
+  --patches   an image, on an even grid: 1, 4, 9, 16 (if not given), ...
+  --space     h (if not given), embeddings, or z, projections
+  --chunk     patches a forward pass, 256 if not given: more can be faster on a GPU
+
+The same command again goes on where an interrupted one was: until the end, the features are in
+FILE.npz.parts. Images that cannot be read are left out, and listed in the end, with exit status 3.
+"""
+
+from bagssl_jax import cli
+from bagssl_jax.embedding.folder import embed_folder
+
+OPTIONS = {
+    'workdir': '',
+    'images': '',
+    'out': '',
+    'patches': '16',
+    'space': 'h',
+    'chunk': '256',
+}
+
+if __name__ == '__main__':
+    cli.run_command(embed_folder, __doc__, options=OPTIONS)

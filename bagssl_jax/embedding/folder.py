@@ -1,0 +1,152 @@
+"""The features of every image in a folder, in one file; an interrupted start is gone on from."""
+
+import collections
+import functools
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import tqdm
+
+from bagssl_jax.data.folder import FolderSource, load_files
+from bagssl_jax.data.images import decode
+from bagssl_jax.embedding.encoder import Encoder, load_encoder
+from bagssl_jax.embedding.files import Parts, check_out, join
+from bagssl_jax.errors import Incomplete, InputError
+
+PART = 1024  # images; an interrupted start loses one part at most
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+
+def embed_folder(
+    *, workdir: str, images: str, out: str, patches: str, space: str, chunk: str
+) -> None:
+    """Writes the names and the features of all images below a folder, in the order of the names.
+
+    Args, as they stand on the command line:
+      workdir: of the run whose newest checkpoint is used.
+      images: the folder, local or remote.
+      out: the file, .npz or .parquet; there must be none yet.
+      patches: a bag, as for `Encoder.embed`.
+      space: likewise.
+      chunk: patches a forward pass.
+
+    Raises:
+      InputError: any of these is wrong, or parts of an earlier start are of something else.
+      Incomplete: all is written, but some images could not be read or are smaller than a patch.
+    """
+    for name, value in (('workdir', workdir), ('images', images), ('out', out)):
+        if not value:
+            raise InputError(f'--{name} is missing: give --{name}=PATH')
+    check_out(out)
+    count = _integer('patches', patches)
+    encoder = load_encoder(workdir, chunk=_integer('chunk', chunk))
+    encoder.check(count, space)
+    source = load_files(images)
+    noted = {'step': encoder.step, 'patches': count, 'space': space}
+    settings = noted | {
+        'encoder': encoder.fingerprint(),
+        'patch': encoder.config['patches'],
+        'list of images': source.fingerprint,
+        'images a part': PART,
+    }
+    parts = Parts(out, settings)
+    _write_parts(parts, source, encoder, count, space)
+    join(parts, out, noted)
+    failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
+    parts.remove()
+    if failures:
+        raise Incomplete('\n'.join([f'{len(failures):,} images are not in {out}:', *failures]))
+
+
+def _write_parts(
+    parts: Parts, source: FolderSource, encoder: Encoder, count: int, space: str
+) -> None:
+    """Writes the parts that are missing."""
+    starts = range(0, len(source), PART)
+    ranges = [range(start, min(start + PART, len(source))) for start in starts]
+    missing = [number for number in range(len(ranges)) if number not in parts]
+    indices = [i for number in missing for i in ranges[number]]
+    bag_of = functools.partial(_bag, source, encoder, count)
+    threads = os.cpu_count() or 1
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm.tqdm(
+            _map_ahead(pool, bag_of, indices, ahead=4 * threads),
+            desc='embed',
+            total=len(source),
+            initial=len(source) - len(indices),
+            unit=' images',
+            file=sys.stderr,
+        ) as progress,
+    ):
+        bags = iter(progress)
+        for number in missing:
+            own = itertools.islice(bags, len(ranges[number]))
+            parts.write(number, *_embedded(own, encoder, count, space))
+        next(bags, None)  # there is none, and the bar is brought to its end
+
+
+def _embedded(
+    bags: Iterable['_Bag'], encoder: Encoder, count: int, space: str
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Names and features, float32 [n d], of the bags with patches; failures of the others."""
+    names, failures = [], []
+
+    def good():
+        for bag in bags:
+            if bag.patches is None:
+                failures.append(bag.failure)
+            else:
+                names.append(bag.name)
+                yield bag.patches
+
+    means = [bag.mean(axis=0) for bag in encoder.embed_bags(good(), count, space=space)]
+    return names, np.array(means, np.float32).reshape(-1, encoder.widths[space]), failures
+
+
+class _Bag(NamedTuple):
+    name: str
+    patches: np.ndarray | None  # uint8 [p s s 3]
+    failure: str  # why there are none
+
+
+def _bag(source: FolderSource, encoder: Encoder, count: int, index: int) -> _Bag:
+    name = source.name(index)
+    try:
+        image = decode(source.encoded(index), name)
+    except InputError as error:
+        return _Bag(name, None, str(error))  # which says the name
+    try:
+        return _Bag(name, encoder.cut(image, count), '')
+    except InputError as error:
+        return _Bag(name, None, f'{name}: {error}')
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+) -> Iterator[Result]:
+    """The results in the order of the items, with those of the next `ahead` under way."""
+    under_way = collections.deque()
+    for item in items:
+        under_way.append(pool.submit(function, item))
+        if len(under_way) > ahead:
+            yield under_way.popleft().result()
+    for future in under_way:
+        yield future.result()
+
+
+def _integer(flag: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f'--{flag}={text} must be a whole number') from None

@@ -6,7 +6,7 @@ FOLDER may have any layout. FILE.npz holds `names`, paths below FOLDER in their 
 `features`, float32 [n d], row by row for the same images: the means of their patches' embeddings;
 FILE.parquet, which needs pyarrow (pip install '.[parquet]'), the columns `name` and `features`.
 
-  --patches   an image, on an even grid: 1, 4, 9, 16 (if not given), ...
+  --patches   an image, on an even grid; 16 if not given
   --space     h (if not given), embeddings, or z, projections
   --chunk     patches a forward pass, 256 if not given: more can be faster on a GPU
 

@@ -81,7 +81,7 @@ def compare_patches(
       config: the run's own.
       workdir: of the run.
       images: at most so many training images, chosen at random.
-      patches: an image's, on a grid; a square number.
+      patches: an image's, on a grid.
       codes: number of codes.
       min_expected: pairs of codes are kept that independence would let occur this often.
 

@@ -83,15 +83,15 @@ class Encoder:
 
         Args:
           images: uint8 RGB [b h w 3], or b images [h w 3] of any sizes.
-          patches: how many an image, on an even grid: 1 (the center), 4, 9, 16, ...
+          patches: how many an image, on an even grid; 1 is the center.
           space: 'h' for embeddings, 'z' for projections.
 
         Returns:
           float32 [b d].
 
         Raises:
-          InputError (a ValueError): other images, a number of patches that makes no square grid,
-            an image that is smaller than a patch, or no such space.
+          InputError (a ValueError): other images, no patch, an image that is smaller than a
+            patch, or no such space.
         """
         self.check(patches, space)
         bags = (self.cut(image, patches) for image in _checked(images))
@@ -105,7 +105,7 @@ class Encoder:
 
         Args:
           images: as for `embed`.
-          grid: p, how many patches an image: 1 (the center), 4, 9, 16, ...
+          grid: p, how many patches an image; 1 is the center.
           space: as for `embed`.
 
         Returns:

@@ -40,7 +40,7 @@ def load(workdir: str, *, chunk: int = 256) -> 'Encoder':
     Raises:
       bagssl_jax.errors.InputError: a ValueError: there is no run, or no undamaged checkpoint.
     """
-    # Here, so that the package itself, and a program's --help, does not import JAX.
+    # Here, so that the package alone does not import JAX.
     from bagssl_jax.embedding.encoder import load_encoder
 
     return load_encoder(workdir, chunk=chunk)

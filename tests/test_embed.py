@@ -170,7 +170,7 @@ def test_images_without_features_are_listed(start, photographs, tmp_path):
     status, err = start()
     assert status == 3
     assert err.splitlines()[-4:] == [
-        f'3 images are not in {tmp_path / "features.npz"}:',
+        f'{tmp_path / "features.npz"} lacks 3 of 8 images:',
         'a/0.png: is empty',
         'b/0.png: a patch of 16x16 pixels (patches.size=16) does not fit into an image of 10x27: '
         'give a smaller one',

@@ -133,7 +133,8 @@ def _write_parquet(file: IO[bytes], parts: Parts, settings: Mapping[str, int | s
         {'name': pa.string(), 'features': pa.list_(pa.float32())},
         metadata={key: str(value) for key, value in settings.items()},
     )
-    with parquet.ParquetWriter(file, schema) as writer:
+    # Hardly two features are equal: a dictionary of them would only take room.
+    with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
         for texts, vectors in parts.read('names', 'features'):
             # A file's name can be any bytes; a string of Parquet's is UTF-8.
             names = [os.fsencode(name).decode(errors='replace') for name in texts.tolist()]

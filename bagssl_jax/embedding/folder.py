@@ -61,7 +61,8 @@ def embed_folder(
     failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
     parts.remove()
     if failures:
-        raise Incomplete('\n'.join([f'{len(failures):,} images are not in {out}:', *failures]))
+        head = f'{out} lacks {len(failures):,} of {len(source):,} images:'
+        raise Incomplete('\n'.join([head, *failures]))
 
 
 def _write_parts(

@@ -1,6 +1,7 @@
 """How the programs start: flags, and one line with exit status 2 for what the user got wrong."""
 
 import difflib
+import os
 import pathlib
 import re
 import sys
@@ -74,7 +75,7 @@ def run_command(
         rest = _parsed(values, argv)
         if rest[1:]:
             raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
-        program(*given, **{name: values[name].value for name in options})
+        program(*given, **{name: os.path.expanduser(values[name].value) for name in options})
 
     _exit_after(start, usage)
 
@@ -108,7 +109,7 @@ def parse(
     if config_file:
         config = _read_file(first.config)
     else:
-        config = ConfigDict(_tupled(read_config(first.workdir)))
+        config = ConfigDict(_tupled(read_config(os.path.expanduser(first.workdir))))
     _check_keys(overrides[1:], config, None if config_file else ('probe.', 'data.'))
 
     second = flags.FlagValues()
@@ -119,8 +120,9 @@ def parse(
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
+    config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
     named = [*(['workdir'] if workdir else []), *extra_flags]
-    return config.lock(), *given, *(first[name].value for name in named)
+    return config.lock(), *given, *(os.path.expanduser(first[name].value) for name in named)
 
 
 def _exit_after(start: Callable[[], None], usage: str) -> None:

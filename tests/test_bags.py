@@ -39,6 +39,7 @@ def represent(
         encoders,
         pipeline.bag_batches(source, view, batch_size=max(1, chunk // len(places))),
         images=len(source),
+        batch_size=max(1, chunk // len(places)),
         spaces=spaces,
         weights=weights,
         chunk=chunk,
@@ -128,7 +129,8 @@ def test_one_program_serves_every_bag_size(source, encoders):
         view = pipeline.Patches(size=8, scale=0.0, resize=0, places=places)
         batches = pipeline.bag_batches(source, view, batch_size=max(1, 16 // count))
         options = {'spaces': ('h',), 'weights': weights, 'chunk': 16, 'mesh': make_mesh()}
-        bags.represent(embed, encoders, batches, images=11, **options)
+        size = max(1, 16 // count)
+        bags.represent(embed, encoders, batches, images=11, batch_size=size, **options)
     assert embed._cache_size() == 1
 
 
@@ -148,3 +150,24 @@ def test_random_bags_are_the_first_patches_of_the_largest():
     np.testing.assert_allclose(weights[bags.Representation(1, 'mean_unit')], [[1, 0, 0]])
     with pytest.raises(InputError, match=r'aggregations=grid2 needs probe\.positions=grid'):
         bags.prefix_weights((4,), ('grid2',))
+
+
+def test_batches_that_lack_images_anywhere_are_embedded_as_others(source, encoders):
+    expected, _ = represent(source, encoders, (4,), 16, ('h',))
+    view = pipeline.Patches(size=8, scale=0.0, resize=0, places=crops.grid_places(4))
+    [whole] = pipeline.bag_batches(source, view, batch_size=11)
+    parts = [whole.patches[:1], whole.patches[1:1], whole.patches[1:5], whole.patches[5:11]]
+    features, labels = bags.represent(
+        bags.make_embed(ENCODER, PROJECTOR, ('h',)),
+        encoders,
+        [pipeline.Bags(part, np.arange(len(part)), np.array([])) for part in parts],
+        images=11,
+        batch_size=6,
+        spaces=('h',),
+        weights=bags.share_places((4,), ('mean',))[1],
+        chunk=16,
+        mesh=make_mesh(),
+    )
+    assert labels.tolist() == [0, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    for key, array in features.items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-4, atol=1e-6)

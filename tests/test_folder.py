@@ -106,6 +106,16 @@ def test_a_linked_folder_and_any_file_name_are_read(tmp_path):
     assert os.fsencode(source.name(0)) == 'train/été/'.encode() + b'\xff.png'
 
 
+def test_a_link_that_leads_in_a_circle_is_refused(labelled):
+    (labelled / 'train' / 'ape' / 'back').symlink_to(labelled / 'train')
+    with pytest.raises(InputError, match='Too many levels of symbolic links'):
+        load_folder(str(labelled), 'train')
+
+
+def test_all_splits_at_once(labelled):
+    assert len(load_folder(str(labelled), 'all')) == 17
+
+
 def test_the_fingerprint_tells_what_changed(labelled):
     def fingerprint():
         return load_folder(str(labelled), 'train').fingerprint

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 from conftest import REPOSITORY, SHRUNK
 
 from bagssl_jax import analyze, cli, main, probe
 from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.monitor import make_monitor
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
 
@@ -296,6 +299,10 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
         ('probe.positions=anywhere', 'choose from grid, random'),
         ('probe.aggregations=max', 'choose from mean, mean_unit, grid2, grid4'),
         ('probe.probes=sgd_augmented', 'needs probe.views=center'),
+        ('probe.labels=', 'probe.labels is empty'),
+        ('probe.whole_size=0', 'probe.whole_size=0'),
+        ('probe.seed=-1', 'probe.seed=-1'),
+        ('data.on_error=ignore', "unknown data.on_error 'ignore'"),
         ('probe.probes=alignment', 'needs probe.aggregations=mean_unit'),
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
     ],
@@ -304,6 +311,29 @@ def test_the_probe_refuses_bad_settings(capsys, monkeypatch, tmp_path, shrunk, o
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--config.{override}']
     assert message in refused(capsys, monkeypatch, probe, *arguments)
+
+
+def test_settings_that_leave_nothing_to_probe_are_refused(capsys, monkeypatch, tmp_path):
+    for arguments, message in (
+        (['aggregations=grid4', 'patches=4'], 'needs more patches than probe.patches=(4,)'),
+        (['probes=alignment', 'aggregations=mean_unit', 'patches=1'], 'bags of 2 or more'),
+    ):
+        flags = [f'--config.probe.{argument}' for argument in arguments]
+        workdir = f'--workdir={tmp_path / "run"}'
+        assert message in refused(capsys, monkeypatch, main, QUICKSTART, workdir, *flags)
+
+
+def test_a_monitor_needs_labels(shrunk, tmp_path):
+    cv2.imwrite(str(tmp_path / '0.png'), np.zeros((20, 20, 3), np.uint8))
+    folder = ['--config.data.name=folder', f'--config.data.dir={tmp_path}']
+    config = shrunk(*folder, '--config.data.train_split=train')
+    with pytest.raises(InputError, match=r'train\.monitor_every needs labels'):
+        make_monitor(config)
+
+
+def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    assert shrunk('--config.data.dir=~/sets').data.dir == '/home/me/sets'
 
 
 @pytest.mark.parametrize('what', ['', 'coocurrence'])

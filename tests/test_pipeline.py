@@ -141,8 +141,12 @@ def test_files_give_the_same_batches_as_arrays(source):
 )
 def test_patches_cut_on_the_device_are_those_cut_on_the_host(source, random_crops, size, tolerance):
     host = take(source, 7, random_crops)
+    files = take_all(FilesSource(source), 7, random_crops, on_device=True)
     inputs = [batch.inputs for batch in take_all(source, 7, random_crops, on_device=True)]
     assert inputs[0].keys() == {'images', 'boxes'}
+    for of_files, expected in zip(files, inputs, strict=True):
+        for key in expected:
+            np.testing.assert_array_equal(of_files.inputs[key], expected[key])
     resize = random_crops.resize
     for patches, sent in zip(host, inputs, strict=True):
         cut = device_crops.cut(sent['images'], sent['boxes'], size=size, resize=resize)
@@ -236,3 +240,18 @@ def test_random_places_depend_on_the_seed_and_the_image_alone(source):
     assert (first != bags(5, 1)).any()
     places = {tuple(patch[0, 0, 1:]) for bag in first for patch in bag}
     assert len(places) > 15  # of the 25 that there are
+
+
+def test_an_image_smaller_than_a_patch_counts_as_unreadable(source):
+    class Mixed(FilesSource):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            return {**record, 'image': record['image'][:3]} if index == 9 else record
+
+    batches = take_all(Mixed(source), 5)
+    assert [i for batch in batches for i in batch.unreadable.tolist() if i >= 0] in ([], [9])
+    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
+    with pytest.raises(UnreadableImage, match=r'9\.png: is 3x8 pixels, smaller than patches of 4'):
+        list(pipeline.bag_batches(Mixed(source), view, batch_size=5))
+    batches = pipeline.bag_batches(Mixed(source), view, batch_size=5, on_error='skip')
+    assert [batch.unreadable.tolist() for batch in batches] == [[], [9], [], [], []]

@@ -54,8 +54,9 @@ def run(config: ConfigDict) -> None:
     else:
         measured('read', lambda: [source.encoded(i) for i in numbers[next(turns) % 8].tolist()])
         encoded = [source.encoded(i) for i in numbers[0].tolist()]
-        decoded = [images.decode(data, 'image') for data in encoded]
-        measured('decode', lambda: [images.decode(data, 'image') for data in encoded])
+        names = [source.name(i) for i in numbers[0].tolist()]
+        decoded = list(map(images.decode, encoded, names))
+        measured('decode', lambda: list(map(images.decode, encoded, names)))
     for stage, work in _cutting(training.crops, decoded, on_device):
         measured(stage, work)
     measured('batch', lambda: dataset[next(turns)])

@@ -26,6 +26,7 @@ class RandomCrops(Protocol):
     """
 
     count: int
+    size: int  # side in pixels of every box; 0 where it depends on the image
     resize: int  # side in pixels of a patch; 0 to keep the pixels as they are
 
     def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
@@ -70,6 +71,7 @@ class MultiscaleCrops:
     resize: int
     scale: tuple[float, float]
     ratio: tuple[float, float]
+    size: int = 0
 
     def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
         return rng.random((images, self.count, 22))  # area and aspect of ten tries, y and x
@@ -145,10 +147,11 @@ def patch_sides(heights: np.ndarray, widths: np.ndarray, *, size: int, scale: fl
     Args:
       heights, widths: of the images.
       size: the side in pixels; 0 to use `scale`.
-      scale: the patch's share of the image's area, in (0, 1].
+      scale: the patch's share of the image's area, in (0, 1]; where a square of that area is
+        higher or wider than the image, a panorama say, it is the largest that fits.
 
     Raises:
-      InputError: the patch is larger than an image, or the scale is out of range.
+      InputError: `size` is larger than an image, or the scale is out of range.
     """
     if not size and not 0 < scale <= 1:
         raise InputError(f'patches.scale={scale} is not a share of the area: give one in (0, 1]')
@@ -156,12 +159,12 @@ def patch_sides(heights: np.ndarray, widths: np.ndarray, *, size: int, scale: fl
         sides = np.full(heights.shape, size, np.int32)
     else:
         sides = np.maximum(1, np.rint(np.sqrt(scale * heights * widths))).astype(np.int32)
+        sides = np.minimum(sides, np.minimum(heights, widths))
     outside = (sides < 1) | (sides > np.minimum(heights, widths))
     if outside.any():
         i = outside.argmax()
-        given = f'patches.size={size}' if size else f'patches.scale={scale}'
         raise InputError(
-            f'a patch of {sides[i]}x{sides[i]} pixels ({given}) does not fit into an image of '
+            f'a patch of {size}x{size} pixels (patches.size={size}) does not fit into an image of '
             f'{heights[i]}x{widths[i]}: give a smaller one'
         )
     return sides

@@ -88,7 +88,7 @@ def load_folder(path: str, split: str) -> FolderSource:
     files = {
         name: _ordered(path, folder, class_names)
         for name, folder in splits.items()
-        if name in split
+        if name in split or split.startswith('all')
     }
     if not any(files.values()):
         some = ', '.join(sorted(splits)[:5]) or 'no folder'
@@ -202,7 +202,7 @@ def _entries(directory: str) -> Iterator[tuple[str, bool, int]]:
                 # Of a link to nowhere too: reading it will tell.
                 size = entry.stat().st_size if os.path.exists(entry.path) else 0
                 yield entry.name, entry.is_dir(), size
-    except PermissionError as error:
+    except OSError as error:  # no permission, or a link that leads in a circle
         raise InputError(f'{directory}: {error.strerror}') from None
 
 

@@ -86,6 +86,8 @@ def batch_dataset(
 class View(Protocol):
     """What of an image is embedded."""
 
+    size: int  # pixels that an image must have on each side, at least
+
     def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
         """uint8 [h w c] of each image, and its number in the source -> uint8 [b p h w c]."""
 
@@ -125,6 +127,7 @@ class Whole:
 
     height: int
     width: int
+    size: int = 0
 
     def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
         del numbers
@@ -137,6 +140,7 @@ class Center:
 
     height: int
     width: int
+    size: int = 0
 
     def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
         del numbers
@@ -183,15 +187,15 @@ def bag_batches(
             read = unreadable < 0
             if not read.all():
                 if on_error == 'stop':
-                    raise unreadable_image(source, int(unreadable.max()))
+                    raise unreadable_image(source, int(unreadable.max()), view.size)
                 patches, labels = patches[read], labels[read]
             yield Bags(patches, labels, unreadable[~read])
 
 
-def unreadable_image(source: Source, index: int) -> UnreadableImage:
-    """Why an image could not be read, found by reading it again."""
+def unreadable_image(source: Source, index: int, size: int) -> UnreadableImage:
+    """Why an image could not be read, or is smaller than `size`; found by reading it again."""
     try:
-        source[index]
+        _checked(source, index, source[index], size)
     except UnreadableImage as error:
         return error
     return UnreadableImage(f'{source.name(index)}: could be read only at the second try')
@@ -199,7 +203,7 @@ def unreadable_image(source: Source, index: int) -> UnreadableImage:
 
 def first_image(source: Source) -> np.ndarray:
     """The first image that can be read: uint8 [h w c]."""
-    return _next_readable(source, 0)[0]['image']
+    return _next_readable(source, 0, 0)[0]['image']
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -259,11 +263,11 @@ class _RandomPatches(grain.transforms.RandomMap):
         part = slice(index * size, (index + 1) * size)
         # Drawn for the global batch, so that the crops of an image do not depend on its shard.
         draws = self.crops.draw(rng, len(numbers))[part]
-        images, _, unreadable = _read(self.source, numbers[part])
+        images, _, unreadable = _read(self.source, numbers[part], self.crops.size)
         heights, widths = np.array([image.shape[:2] for image in images]).T
         boxes = self.crops.boxes(draws, heights, widths)
         if self.on_device:
-            return TrainBatch({'images': images, 'boxes': boxes}, unreadable)
+            return TrainBatch({'images': np.asarray(images), 'boxes': boxes}, unreadable)
         patches = crops.cut(images, boxes, resize=self.crops.resize)
         return TrainBatch({'patches': patches}, unreadable)
 
@@ -276,21 +280,25 @@ class _ViewPatches(grain.transforms.Map):
     view: View
 
     def map(self, numbers: np.ndarray) -> Bags:
-        images, labels, unreadable = _read(self.source, numbers)
+        images, labels, unreadable = _read(self.source, numbers, self.view.size)
         return Bags(self.view.cut(images, numbers), labels, unreadable)
 
 
-def _read(source: Source, numbers: np.ndarray) -> tuple[crops.Images, np.ndarray, np.ndarray]:
-    """Images, labels int64 [b], and unreadable as in TrainBatch."""
+def _read(
+    source: Source, numbers: np.ndarray, size: int
+) -> tuple[crops.Images, np.ndarray, np.ndarray]:
+    """Images, labels int64 [b], and unreadable as in TrainBatch: also those smaller than `size`."""
     if isinstance(source, ArraySource):
         return source.images[numbers], source.labels[numbers], np.full(len(numbers), -1)
     unreadable = np.full(len(numbers), -1)
     try:
         records = read_records(source, numbers.tolist())
+        for number, record in zip(numbers.tolist(), records, strict=True):
+            _checked(source, number, record, size)
     except UnreadableImage:
         records = []
         for place, number in enumerate(numbers.tolist()):
-            record, skipped = _next_readable(source, number)
+            record, skipped = _next_readable(source, number, size)
             records.append(record)
             if skipped:
                 unreadable[place] = number
@@ -298,15 +306,27 @@ def _read(source: Source, numbers: np.ndarray) -> tuple[crops.Images, np.ndarray
     return [record['image'] for record in records], labels, unreadable
 
 
-def _next_readable(source: Source, number: int) -> tuple[dict[str, Any], int]:
+def _next_readable(source: Source, number: int, size: int) -> tuple[dict[str, Any], int]:
     """The first record from `number` on that can be read, and how many could not."""
     first = None
     for skipped in range(min(MANY_UNREADABLE, len(source))):
         try:
-            return source[(number + skipped) % len(source)], skipped
+            index = (number + skipped) % len(source)
+            return _checked(source, index, source[index], size), skipped
         except UnreadableImage as error:
             first = first or error
     raise UnreadableImage(f'{first}; and so it is with the next {skipped} images')
+
+
+def _checked(source: Source, index: int, record: dict[str, Any], size: int) -> dict[str, Any]:
+    """The record, if its image has `size` pixels on each side; else UnreadableImage."""
+    height, width = record['image'].shape[:2]
+    if min(height, width) < size:
+        raise UnreadableImage(
+            f'{source.name(index)}: is {height}x{width} pixels, smaller than patches of '
+            f'{size}x{size}'
+        )
+    return record
 
 
 def _threads(source: Source) -> int:

@@ -160,7 +160,11 @@ def find_prepared(name: str, data_dir: str) -> Prepared:
     if bare in SUBSETS:
         return _find_subset(bare, version, data_dir)
     path = _directory(bare, version, data_dir)
-    builder = tfds.builder_from_directory(path)
+    try:
+        builder = tfds.builder_from_directory(path)
+    except Exception as error:  # protobuf's, and TFDS's own of several kinds
+        reason = ' '.join(str(error).split())
+        raise InputError(f'{path} is damaged ({reason}): prepare it again') from None
     info = builder.info
     if not info.file_format.value.startswith('array_record'):
         raise InputError(

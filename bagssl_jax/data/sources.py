@@ -13,7 +13,7 @@ from bagssl_jax.data import photos
 from bagssl_jax.data.folder import load_folder
 from bagssl_jax.data.prepared import load_prepared
 from bagssl_jax.data.splits import split_ranges
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import InputError, UnreadableImage
 
 
 class Source(Protocol):
@@ -140,7 +140,7 @@ def _load_photos(split: str) -> ArraySource:
 
 
 def _decoded(source: Source, title: str) -> ArraySource:
-    first = source[0]['image']
+    [first] = [record['image'] for record in read_records(source, [0])]
     needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
     if needed > available:
         raise InputError(
@@ -151,7 +151,13 @@ def _decoded(source: Source, title: str) -> ArraySource:
     labels = np.empty(len(source), np.int64)
     for start in range(0, len(source), 1000):
         chunk = range(start, min(start + 1000, len(source)))
-        for i, record in zip(chunk, read_records(source, chunk), strict=True):
+        try:
+            records = read_records(source, chunk)
+        except UnreadableImage as error:
+            raise InputError(
+                f'{error}. With data.in_memory=False, data.on_error=skip leaves such images out'
+            ) from None
+        for i, record in zip(chunk, records, strict=True):
             if record['image'].shape != first.shape:
                 raise InputError(
                     f'{title} has images of several sizes, {first.shape} and '

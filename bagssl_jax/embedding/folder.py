@@ -18,6 +18,7 @@ from bagssl_jax.embedding.encoder import Encoder, load_encoder
 from bagssl_jax.embedding.files import Parts, check_out, join
 from bagssl_jax.errors import Incomplete, InputError
 
+AHEAD = 4096  # patches, cut and waiting for the devices, at most
 PART = 1024  # images; an interrupted start loses one part at most
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -78,7 +79,7 @@ def _write_parts(
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm.tqdm(
-            _map_ahead(pool, bag_of, indices, ahead=4 * threads),
+            _map_ahead(pool, bag_of, indices, ahead=max(1, min(4 * threads, AHEAD // count))),
             desc='embed',
             total=len(source),
             initial=len(source) - len(indices),

@@ -22,6 +22,7 @@ class RandomCrop:
     side: int
     seed: int
     epoch: int
+    size: int = 0
 
     def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
         random_crops = crops.MultiscaleCrops(1, self.side, SCALE, RATIO)

@@ -133,6 +133,7 @@ def represent(
     batches: Iterable[Bags],
     *,
     images: int,
+    batch_size: int,
     spaces: Sequence[str],
     weights: Mapping[Representation, np.ndarray],
     chunk: int,
@@ -149,8 +150,9 @@ def represent(
     Args:
       embed: of `make_embed`.
       encoders: name -> variables for it.
-      batches: of the pipeline: all but the last of one size.
+      batches: of the pipeline.
       images: at most so many in all.
+      batch_size: images a batch, at most: fewer where the data ends, or some cannot be read.
       spaces: those that `embed` gives.
       weights: of each representation, over the patches of a bag.
       chunk: patches a forward pass; the last of a batch is padded, so that one program serves all.
@@ -161,20 +163,21 @@ def represent(
       (encoder, space, representation) -> float32 [n d], and the labels [n], in the order of
       `batches`.
     """
-    features, labels, done, full = {}, [], 0, 0
+    features, labels, done = {}, [], 0
     for batch in batches:
         if not len(batch.patches):
             continue
         b, p = batch.patches.shape[:2]
-        full = full or b
         found = {}
         for name, variables in encoders.items():
-            # As many rows as of a full batch, so that the programs serve the last one too.
-            vectors = _embed_all(
-                embed, variables, padded(batch.patches, chunk, full * p), mesh, chunk
+            # As many rows as of a full batch, so that one program serves smaller ones too.
+            vectors = embed_all(
+                embed, variables, padded(batch.patches, chunk, batch_size * p), mesh, chunk
             )
             for space in spaces:
-                bags = vectors[space][: full * p].reshape(full, p, -1)  # [n d] -> [b p d]
+                bags = vectors[space][: batch_size * p].reshape(
+                    batch_size, p, -1
+                )  # [n d] -> [b p d]
                 for representation, matrix in weights.items():
                     means = _aggregate(bags, matrix, unit=representation.aggregation == 'mean_unit')
                     found[name, space, representation] = means
@@ -190,16 +193,7 @@ def represent(
     return {key: array[:done] for key, array in features.items()}, np.concatenate(labels)
 
 
-def padded(patches: np.ndarray, chunk: int, least: int = 0) -> np.ndarray:
-    """uint8 [b p h w c] and zeros -> [n h w c], n a multiple of `chunk` and at least `least`."""
-    flat = patches.reshape(-1, *patches.shape[2:])
-    rows = -(-max(len(flat), least) // chunk) * chunk
-    result = np.zeros((rows, *flat.shape[1:]), np.uint8)
-    result[: len(flat)] = flat
-    return result
-
-
-def _embed_all(
+def embed_all(
     embed: Embed, variables: Variables, patches: np.ndarray, mesh: Mesh, chunk: int
 ) -> dict[str, jax.Array]:
     """The embeddings of any multiple of `chunk` patches, on the devices."""
@@ -208,6 +202,15 @@ def _embed_all(
         for i in range(0, len(patches), chunk)
     ]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def padded(patches: np.ndarray, chunk: int, least: int = 0) -> np.ndarray:
+    """uint8 [b p h w c] and zeros -> [n h w c], n a multiple of `chunk` and at least `least`."""
+    flat = patches.reshape(-1, *patches.shape[2:])
+    rows = -(-max(len(flat), least) // chunk) * chunk
+    result = np.zeros((rows, *flat.shape[1:]), np.uint8)
+    result[: len(flat)] = flat
+    return result
 
 
 @functools.partial(jax.jit, static_argnames='unit')

@@ -20,7 +20,7 @@ def linear_ranks(
     """Classes that score before the label of each row that is `used`: int [s m].
 
     Scores are (x - mean) * scale @ weights + bias; equal ones rank by class, and a label whose
-    score is NaN comes last. A few rows at a time, as many as make 64 MiB of scores.
+    score is NaN comes last. A few rows at a time, as many as make 64 MiB of scores or features.
 
     Args:
       x: float32 [n d].
@@ -32,7 +32,7 @@ def linear_ranks(
     """
     settings, _, num_classes = weights.shape
     (chosen,) = np.nonzero(used)
-    size = min(len(chosen), max(1, 2**24 // (settings * num_classes)))
+    size = min(len(chosen), max(1, 2**24 // max(settings * num_classes, x.shape[1])))
     parts = []
     for rows in slices(len(chosen), size):
         index = np.resize(chosen[rows], size)  # repeats rows to fill the last chunk

@@ -3,11 +3,11 @@
 Features may be a numpy.memmap larger than memory: nothing here copies or reads all rows at once.
 """
 
-import os
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+import psutil
 from jax.typing import ArrayLike
 
 from bagssl_jax.errors import InputError
@@ -106,8 +106,8 @@ def slices(count: int, size: int = _ROWS) -> Iterator[slice]:
 
 
 def device_bytes() -> int:
-    """What one device can hold: its allocator's limit; of a CPU, the machine's memory."""
+    """What one device can hold: its allocator's limit; of a CPU, the memory that is free."""
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and 'bytes_limit' in statistics:
         return statistics['bytes_limit']
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return psutil.virtual_memory().available

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
-from bagssl_jax.evaluation.features import checked_splits, slices, unit_rows
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.features import checked_splits, device_bytes, slices, unit_rows
 from bagssl_jax.evaluation.labels import held_out
 from bagssl_jax.evaluation.scores import Score, ranks, score
 from bagssl_jax.parallel import DATA_AXIS, batch_sharded, make_mesh, replicated
@@ -148,6 +149,13 @@ class _Search:
         each = -(-len(x) // self._mesh.size)
         self._rows = min(chunk, each)
         each = -(-each // self._rows) * self._rows
+        needed, limit = 4 * each * x.shape[1], device_bytes() * 9 // 10
+        if needed > limit:
+            raise InputError(
+                f'kNN among {len(x):,} x {x.shape[1]} features needs {needed / 1e9:.0f} GB on each '
+                f'of {self._mesh.size} devices, of {limit / 1e9:.0f} there are: take more devices, '
+                'or leave knn out of probe.probes'
+            )
         self._length = each * self._mesh.size
 
         def part(index):

@@ -18,7 +18,7 @@ from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import augmented, bags, probes, report
 from bagssl_jax.models import init_variables, make_encoder, make_projector
-from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
+from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.workdir import read_config, read_data
 
 VIEWS = ('bag', 'center', 'whole')
@@ -51,6 +51,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
                     encoders,
                     _batches(config, source, one, left_out, progress),
                     images=len(source),
+                    batch_size=one.images,
                     spaces=config.probe.spaces,
                     weights=one.weights,
                     chunk=one.chunk,
@@ -65,10 +66,12 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
                 rows += probes.score_all(data, shared, config.probe, len(train.class_names))
                 if one.name == 'center' and 'sgd_augmented' in config.probe.probes:
                     name, space, _ = key
-                    embed_one = functools.partial(_embed_crops, embed, encoders[name], space, mesh)
+                    embed_one = functools.partial(
+                        _embed_crops, embed, encoders[name], space, mesh, one.chunk
+                    )
                     rows += _augmented(config, train, one, embed_one, data, shared)
-    results = {'dataset': config.data.name, 'step': step, 'rows': rows}
-    report.write(workdir, results)
+            results = {'dataset': config.data.name, 'step': step, 'rows': rows}
+            report.write(workdir, results)  # after every pass: the next one may take hours
     print(report.table(results))
     if left_out:
         print(f'{len(left_out):,} unreadable images were left out', file=sys.stderr)
@@ -133,6 +136,11 @@ def _passes(config: ConfigDict, source: sources.Source, mesh: Mesh) -> list[_Pas
                 weights = bags.prefix_weights(probe.patches, probe.aggregations)
                 count = max(probe.patches)
                 view = pipeline.Patches(**patches, places=None, count=count, seed=config.seed)
+            if not weights:
+                raise InputError(
+                    f'probe.aggregations={probe.aggregations} needs more patches than '
+                    f'probe.patches={probe.patches}: one in every cell'
+                )
             images = max(1, probe.batch_size // count)
             passes.append(_Pass(name, view, images, probe.batch_size, weights))
         else:
@@ -180,12 +188,17 @@ def _augmented(
 
 
 def _embed_crops(
-    embed: bags.Embed, variables: bags.Variables, space: str, mesh: Mesh, crops_: np.ndarray
+    embed: bags.Embed,
+    variables: bags.Variables,
+    space: str,
+    mesh: Mesh,
+    chunk: int,
+    crops_: np.ndarray,
 ) -> np.ndarray:
     """uint8 [b h w c] -> float32 [b d]."""
-    rows = bags.padded(crops_[:, None], mesh.size)
-    on_devices = jax.device_put(rows, batch_sharded(mesh))
-    return np.asarray(embed(variables, on_devices)[space])[: len(crops_)]
+    rows = bags.padded(crops_[:, None], chunk)
+    vectors = bags.embed_all(embed, variables, rows, mesh, chunk)
+    return np.asarray(vectors[space])[: len(crops_)]
 
 
 def _described(
@@ -226,6 +239,15 @@ def _check_settings(config: ConfigDict) -> None:
         for name in probe[key]:
             if name not in known:
                 raise InputError(f'unknown probe.{key} {name!r}: choose from {", ".join(known)}')
+    if not probe.labels:
+        raise InputError('probe.labels is empty: give one or more, such as all')
+    if not 0 <= probe.seed < 2**32 or probe.whole_size < 1 or config.data.workers < 0:
+        raise InputError(
+            f'probe.seed={probe.seed}, probe.whole_size={probe.whole_size} and data.workers='
+            f'{config.data.workers} must be at least 0, 1 and 0'
+        )
+    if config.data.on_error not in ('stop', 'skip'):
+        raise InputError(f'unknown data.on_error {config.data.on_error!r}: choose from stop, skip')
     if not probe.patches or min(probe.patches) < 1:
         raise InputError(f'probe.patches={probe.patches} must be one or more positive numbers')
     if probe.positions not in ('grid', 'random'):
@@ -236,8 +258,11 @@ def _check_settings(config: ConfigDict) -> None:
         raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
     if probe.sgd_epochs < 1:
         raise InputError(f'probe.sgd_epochs={probe.sgd_epochs} must be at least 1')
-    if 'alignment' in probe.probes and 'mean_unit' not in probe.aggregations:
-        raise InputError('probe.probes=alignment needs probe.aggregations=mean_unit')
+    pairs = 'bag' in probe.views and max(probe.patches) > 1
+    if 'alignment' in probe.probes and not (pairs and 'mean_unit' in probe.aggregations):
+        raise InputError(
+            'probe.probes=alignment needs probe.aggregations=mean_unit, and bags of 2 or more'
+        )
     if probe.positions == 'random':
         bags.prefix_weights(probe.patches, probe.aggregations)
 

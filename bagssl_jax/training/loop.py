@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
-from bagssl_jax.data.sources import Source, describe
+from bagssl_jax.data.sources import describe
 from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
 from bagssl_jax.records import Recorder, note
@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
             try:
                 inputs, faults = next(batches)
                 for index in sorted({*faults[faults >= 0].tolist()} - unreadable):
-                    _refuse_or_note(training.source, index, config.data.on_error)
+                    _refuse_or_note(training, index, config.data.on_error)
                     unreadable.add(index)
             except Exception as error:
                 # Whatever became of the data, what was learned from it so far stays.
@@ -103,10 +103,10 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
                 row |= {name: float(value) for name, value in spread.items()}
                 recorder.log(step, {**row, 'learning_rate': float(training.schedule(step - 1))})
                 unlogged = []
-            if look:
-                recorder.log(step, monitor(state.online['encoder']))
             if due:
                 save(step)
+            if look and (seen := monitor(state.online['encoder'])):
+                recorder.log(step, seen)
             if stop:
                 raise Interrupted(stopped_by[0], step)
         if stopped_by:
@@ -132,9 +132,9 @@ def _batches(
         yield from prefetch_to_devices(batches, batch_sharded(training.mesh))
 
 
-def _refuse_or_note(source: Source, index: int, on_error: str) -> None:
+def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = pipeline.unreadable_image(source, index)
+    error = pipeline.unreadable_image(training.source, index, training.crops.size)
     if on_error == 'stop':
         raise error
     note(f'left out: {error}')

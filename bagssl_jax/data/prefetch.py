@@ -42,7 +42,8 @@ def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterato
             batch = next(iterator)
         while True:
             # Else a batch would lie in shared memory, which has to be given back before the end.
-            yield _copied(batch)
+            batch = _copied(batch)
+            yield batch
             batch = next(iterator)
     except StopIteration:
         return

@@ -39,12 +39,12 @@ def table(results: Results) -> str:
     head = f'{"encoder":<11}{"space":<9}{"view":<8}{"patches":>7}  {"of":<11}{"labels":<7}'
     body = [
         f'{encoder:<11}{space:<9}{view:<8}{patches:>7}  {aggregation:<11}{labels:<7}'
-        + ''.join(f'{values[probe]:>12.3f}' if probe in values else ' ' * 12 for probe in probes)
+        + ''.join(f'{values[probe]:>14.3f}' if probe in values else ' ' * 14 for probe in probes)
         for (encoder, space, view, patches, aggregation, labels, _), values in sorted(
             lines.items(), key=_order
         )
     ]
-    return '\n'.join([title, head + ''.join(f'{probe:>12}' for probe in probes), *body])
+    return '\n'.join([title, head + ''.join(f'{probe:>14}' for probe in probes), *body])
 
 
 def accuracy_by_patches(results: Results) -> Figure:

@@ -49,3 +49,15 @@ def shrunk():
         return cli.parse(argv, config_file=True)[0]
 
     return make
+
+
+def refusal(capsys, start):
+    """The one line that a program prints, and nothing else, on its way out with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        start()
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    line, end = captured.err.split('\n', 1)
+    assert end == ''
+    return line

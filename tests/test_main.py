@@ -12,7 +12,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SHRUNK
+from conftest import REPOSITORY, SHRUNK, refusal
 
 from bagssl_jax import analyze, cli, main, probe
 from bagssl_jax.errors import InputError
@@ -187,14 +187,7 @@ def refused(capsys, monkeypatch, module, *arguments):
         main: (main.main, main.__doc__, True),
         probe: (probe.evaluate, probe.__doc__, False),
     }[module]
-    with pytest.raises(SystemExit) as stop:
-        cli.run(program, usage, config_file=from_file)
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ''
-    line, end = captured.err.split('\n', 1)
-    assert end == ''
-    return line
+    return refusal(capsys, lambda: cli.run(program, usage, config_file=from_file))
 
 
 @pytest.mark.parametrize(

@@ -14,26 +14,29 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
-from bagssl_jax.data.sources import describe
+from bagssl_jax.data.datasets import Dataset
 from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
 from bagssl_jax.records import Recorder, note
+from bagssl_jax.runs import Run
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
-from bagssl_jax.workdir import claim
 
 Monitor = Callable[[Any], dict[str, float]]
 
 
-def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> None:
-    """Trains as `config` says, from the newest checkpoint in `workdir` where there is one.
+def train(
+    config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | None = None
+) -> None:
+    """Trains as `config` says, from the newest checkpoint of `run` where there is one.
 
     Interrupted and started again, it goes on bit for bit as if nothing had happened: batches
     and augmentation are functions of (seed, step), and the checkpoint holds all the rest.
 
     Args:
       config: the resolved configuration.
-      workdir: of the run.
+      run: whose directory is this training's, or will be.
+      dataset: that `config.data` names.
       monitor: takes the encoder's variables every `train.monitor_every` epochs; what it gives is
         logged.
 
@@ -43,13 +46,13 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
       DataFailure: the pipeline broke down.
       Interrupted: a signal stopped it.
     """
-    training = set_up(config)
+    training = set_up(config, dataset)
     state, total = training.state, training.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
-    claim(workdir, config.to_dict(), describe(training.source))
+    run.claim(config.to_dict(), training.images.describe())
 
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir, keep=config.train.keep)
+        checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()
         if restored := checkpoints.restore_newest(to_items(state)):
@@ -58,7 +61,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
             unreadable = set(position['unreadable'])
         _announce(config, training, start)
         recorder = Recorder(
-            workdir,
+            run,
             start=start,
             total=total,
             images_per_step=config.data.batch_size,
@@ -119,7 +122,7 @@ def _batches(
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the training step takes, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
-        training.source,
+        training.images,
         training.crops,
         seed=config.seed,
         batch_size=config.data.batch_size,
@@ -134,7 +137,7 @@ def _batches(
 
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = pipeline.unreadable_image(training.source, index, training.crops.size)
+    error = pipeline.unreadable_image(training.images, index, training.crops.size)
     if on_error == 'stop':
         raise error
     note(f'left out: {error}')
@@ -172,7 +175,7 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     begin = f'from step {start:,} ' if start else ''
     encoder, total = config.encoder, training.total_steps
     print(
-        f'{config.objective.name} on {len(training.source):,} images of {config.data.name}, '
+        f'{config.objective.name} on {len(training.images):,} images of {config.data.name}, '
         f'{config.patches.count} patches each; {encoder.name} of width {encoder.width} in '
         f'{encoder.dtype}; {begin}to step {total:,} with {config.data.batch_size} images a step '
         f'on {devices}',

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 from bagssl_jax.data import pipeline, sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
-from bagssl_jax.evaluation.knn import knn
-from bagssl_jax.evaluation.labels import held_out
 from bagssl_jax.models import make_encoder
 from bagssl_jax.parallel import check_batch_size, make_mesh
+from bagssl_jax.probes.knn import knn
+from bagssl_jax.probes.labels import held_out
 
 IMAGES = 5000
 PATCHES = 4

@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import augmented, bags, probes, report
+from bagssl_jax.evaluation import augmented, bags, report, scoring
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
+from bagssl_jax.probes.sgd import Batches
 from bagssl_jax.workdir import read_config, read_data
 
 VIEWS = ('bag', 'center', 'whole')
@@ -61,15 +62,29 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
                 for source in (train, test)
             )
             for key in train_features:
-                data = train_features[key], train_labels, test_features[key], test_labels
-                shared = _described(config, one, *key)
-                rows += probes.score_all(data, shared, config.probe, len(train.class_names))
+                fresh_crops = None
                 if one.name == 'center' and 'sgd_augmented' in config.probe.probes:
                     name, space, _ = key
                     embed_one = functools.partial(
                         _embed_crops, embed, encoders[name], space, mesh, one.chunk
                     )
-                    rows += _augmented(config, train, one, embed_one, data, shared)
+                    fresh_crops = _fresh_crops(config, train, one, embed_one, len(train_labels))
+                case = scoring.Case(
+                    train_features[key],
+                    train_labels,
+                    test_features[key],
+                    test_labels,
+                    num_classes=len(train.class_names),
+                    about=_described(config, one, *key),
+                    fresh_crops=fresh_crops,
+                )
+                rows += scoring.score_all(
+                    case,
+                    config.probe.probes,
+                    config.probe.labels,
+                    {name: config.probe[name] for name in config.probe.probes},
+                    config.probe.seed,
+                )
             results = {'dataset': config.data.name, 'step': step, 'rows': rows}
             report.write(workdir, results)  # after every pass: the next one may take hours
     print(report.table(results))
@@ -165,18 +180,17 @@ def patch_geometry(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _augmented(
+def _fresh_crops(
     config: ConfigDict,
     source: sources.Source,
     one: _Pass,
     embed: Callable[[np.ndarray], np.ndarray],
-    data: probes.Data,
-    shared: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """The row of the augmented linear protocol, tested on center crops."""
-    if len(data[1]) < len(source):
+    readable: int,
+) -> Batches:
+    """The batches of the augmented linear protocol, which is tested on center crops."""
+    if readable < len(source):
         raise InputError('probe.probes=sgd_augmented needs a training split without damaged files')
-    batches = augmented.make_batches(
+    return augmented.make_batches(
         source,
         embed,
         side=min(one.view.height, one.view.width),
@@ -184,7 +198,6 @@ def _augmented(
         seed=config.probe.seed,
         workers=config.data.workers,
     )
-    return probes.sgd_augmented(data, shared, batches, config.probe, len(source.class_names))
 
 
 def _embed_crops(
@@ -232,7 +245,7 @@ def _check_settings(config: ConfigDict) -> None:
         ('views', VIEWS),
         ('spaces', spaces),
         ('aggregations', bags.AGGREGATIONS),
-        ('probes', (*probes.PROBES, 'sgd_augmented', *probes.LABEL_FREE)),
+        ('probes', scoring.PROBES),
     ):
         if not probe[key]:
             raise InputError(f'probe.{key} is empty: give one or more')
@@ -253,11 +266,12 @@ def _check_settings(config: ConfigDict) -> None:
     if probe.positions not in ('grid', 'random'):
         raise InputError(f'unknown probe.positions {probe.positions!r}: choose from grid, random')
     for labels in probe.labels:
-        probes.check_labels(labels)
+        scoring.check_labels(labels)
     if 'sgd_augmented' in probe.probes and 'center' not in probe.views:
         raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
-    if probe.sgd_epochs < 1:
-        raise InputError(f'probe.sgd_epochs={probe.sgd_epochs} must be at least 1')
+    for name in ('sgd', 'sgd_augmented'):
+        if probe[name].epochs < 1:
+            raise InputError(f'probe.{name}.epochs={probe[name].epochs} must be at least 1')
     pairs = 'bag' in probe.views and max(probe.patches) > 1
     if 'alignment' in probe.probes and not (pairs and 'mean_unit' in probe.aggregations):
         raise InputError(

@@ -116,7 +116,15 @@ def get_config() -> ConfigDict:
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
-    probe.sgd_epochs = 100  # of sgd and sgd_augmented
     probe.seed = 0  # of which labels are drawn, and of sgd's shuffles and crops
     probe.batch_size = 1024  # patches a forward pass, over all devices
+    probe.linear = ConfigDict()
+    probe.sgd = sgd = ConfigDict()
+    sgd.epochs = 100
+    probe.sgd_augmented = sgd_augmented = ConfigDict()
+    sgd_augmented.epochs = 100
+    probe.knn = ConfigDict()
+    probe.alignment = ConfigDict()
+    probe.rankme = ConfigDict()
+    probe.uniformity = ConfigDict()
     return config

@@ -11,6 +11,7 @@ FLOORS = [
     ['cli'],
     ['analysis', 'benchmarks', 'embedding'],
     ['training', 'evaluation', 'interop'],
+    ['probes'],
     ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
     ['parallel', 'records', 'workdir'],
     ['errors'],
@@ -74,6 +75,11 @@ def test_imports_go_strictly_downward_between_rooms():
         (a, b) for a, b in edges if room(a) != room(b) and FLOOR_OF[room(a)] >= FLOOR_OF[room(b)]
     ]
     assert upward == []
+
+
+def test_probes_know_arrays_alone():
+    known = {room(b) for a, b in inner_edges() if room(a) == 'probes'}
+    assert known == {'probes', 'parallel', 'errors'}
 
 
 def test_no_imports_in_a_circle():

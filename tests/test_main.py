@@ -113,7 +113,8 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
         'flip': 'True',
         'aggregations': 'mean,mean_unit,grid2,grid4',
         'probes': 'sgd,sgd_augmented,knn,rankme,uniformity,alignment',
-        'sgd_epochs': '2',
+        'sgd.epochs': '2',
+        'sgd_augmented.epochs': '2',
         'labels': 'all,1,50%',
     }
     flags = [f'--config.probe.{key}={value}' for key, value in options.items()]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bagssl_jax.data import crops, pipeline, sources
-from bagssl_jax.evaluation.sgd import Batches
+from bagssl_jax.probes.sgd import Batches
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 from jax.typing import ArrayLike
 
-from bagssl_jax.evaluation.features import slices, unit_rows
+from bagssl_jax.probes.rows import slices, unit_rows
 
 EPSILON = 1e-7
 

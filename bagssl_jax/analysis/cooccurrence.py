@@ -21,7 +21,10 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from bagssl_jax.analysis import discrete_world
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data.cut import resized
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
+from bagssl_jax.data.views import GridPatches
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.bags import make_embed, padded
 from bagssl_jax.evaluation.protocol import restore_encoders
@@ -103,21 +106,15 @@ def compare_patches(
         raise InputError('this encoder has no projector, whose output is what is compared here')
     step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
 
-    source = sources.load(
-        config.data.name,
-        config.data.train_split,
-        data_dir=config.data.dir,
-        in_memory=config.data.in_memory,
-    )
-    source = sources.Part(source, images, seed=config.seed)
-    geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
-    view = pipeline.Patches(**geometry, places=crops.grid_places(patches))
+    split = open_dataset(config.data).images(config.data.train_split)
+    part = split.part(images, seed=config.seed)
+    view = GridPatches(PatchGeometry.of(config.patches), grid_places(patches))
 
     def bags():
-        progress = tqdm.tqdm(total=len(source), desc='patches', unit=' images', file=sys.stderr)
+        progress = tqdm.tqdm(total=len(part), desc='patches', unit=' images', file=sys.stderr)
         with progress:
-            for batch in pipeline.bag_batches(
-                source, view, batch_size=chunk // patches, on_error=config.data.on_error
+            for batch in part.bags(
+                view, batch_size=chunk // patches, on_error=config.data.on_error
             ):
                 yield batch.patches
                 progress.update(len(batch.patches))
@@ -152,7 +149,7 @@ def compare_patches(
             'spearman': float(scipy.stats.spearmanr(ratio[pairs], product).statistic),
             'pairs': len(product),
             'codes': codes,
-            'images': len(source),
+            'images': len(part),
             'patches': patches,
         }
         for (name, centered), product in products.items()
@@ -274,7 +271,7 @@ def _thumbnails(bag: np.ndarray) -> np.ndarray:
     """
     height, width = (min(THUMBNAIL, side) for side in bag.shape[2:4])
     flat = bag.reshape(-1, *bag.shape[2:])
-    small = np.stack([crops.resized(patch, height, width) for patch in flat])
+    small = np.stack([resized(patch, height, width) for patch in flat])
     return small.reshape(*bag.shape[:2], -1)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from flax import linen as nn
 
 from bagssl_jax.checkpoints import restore_items
-from bagssl_jax.data import crops
+from bagssl_jax.data.cut import cut
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
@@ -128,7 +129,7 @@ class Encoder:
 
     def check(self, patches: int, space: str) -> None:
         """Raises InputError where no bags of `patches` can be embedded, or not in `space`."""
-        crops.grid_boxes(1, 1, side=1, count=patches)
+        grid_places(patches)
         if space not in self.widths:
             raise InputError(
                 f'no space {space!r} in this run: choose from {", ".join(self.widths)}'
@@ -137,7 +138,7 @@ class Encoder:
     def cut(self, image: np.ndarray, patches: int) -> np.ndarray:
         """The patches of one image, uint8 [h w 3]: uint8 [p s s 3]. InputError as for `embed`."""
         boxes = self._boxes(image, patches)
-        return crops.cut(image[None], boxes[None], resize=self.config['patches']['resize'])[0]
+        return cut(image[None], boxes[None], resize=self.config['patches']['resize'])[0]
 
     def embed_bags(
         self, bags: Iterable[np.ndarray], patches: int, *, space: str
@@ -169,10 +170,7 @@ class Encoder:
 
     def _boxes(self, image: np.ndarray, patches: int) -> np.ndarray:
         """The grid in an image: int32 [p 4]."""
-        height, width = image.shape[:2]
-        settings = self.config['patches']
-        side = crops.patch_side(height, width, size=settings['size'], scale=settings['scale'])
-        return crops.grid_boxes(height, width, side=side, count=patches)
+        return PatchGeometry.of(self.config['patches']).grid_boxes(*image.shape[:2], patches)
 
     def _embed_chunks(
         self, chunks: Iterable[tuple[np.ndarray, int]], space: str

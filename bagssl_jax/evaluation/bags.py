@@ -12,7 +12,7 @@ import psutil
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from bagssl_jax.data import crops
+from bagssl_jax.data.geometry import grid_places
 from bagssl_jax.data.pipeline import Bags
 from bagssl_jax.errors import InputError
 from bagssl_jax.parallel import batch_sharded
@@ -51,7 +51,7 @@ def share_places(
       Places [u 2] without repetition, and of every representation the weights [cells u] of the
       patches at those places, whose rows sum to 1.
     """
-    grids = {count: [tuple(place) for place in crops.grid_places(count)] for count in counts}
+    grids = {count: [tuple(place) for place in grid_places(count)] for count in counts}
     union = list(dict.fromkeys(place for grid in grids.values() for place in grid))
     index = {place: i for i, place in enumerate(union)}
     weights = {}

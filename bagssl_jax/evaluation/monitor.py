@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.data import pipeline, sources
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.data.views import GridPatches
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
 from bagssl_jax.evaluation.knn import knn
@@ -31,23 +33,20 @@ def make_monitor(config: ConfigDict) -> Callable[[bags.Variables], dict[str, flo
     mesh = make_mesh()
     check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
     split = config.probe.train_split or config.data.train_split
-    source = sources.load(config.data.name, split, data_dir=config.data.dir, in_memory=False)
+    source = open_dataset(config.data).images(split)
     if not source.class_names:
         raise InputError(
             f'train.monitor_every needs labels, and {config.data.name} {split} has none'
         )
-    part = sources.Part(source, IMAGES, seed=config.seed)
+    part = source.part(IMAGES, seed=config.seed)
     places, weights = bags.share_places((PATCHES,), ('mean',))
-    geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
-    view = pipeline.Patches(**geometry, places=places)
+    view = GridPatches(PatchGeometry.of(config.patches), places)
     embed = bags.make_embed(make_encoder(**config.encoder), None, ('h',))
     chunk = config.probe.batch_size
     batch_size = max(1, chunk // PATCHES)
 
     def monitor(encoder: bags.Variables) -> dict[str, float]:
-        batches = pipeline.bag_batches(
-            part, view, batch_size=batch_size, on_error=config.data.on_error
-        )
+        batches = part.bags(view, batch_size=batch_size, on_error=config.data.on_error)
         features, labels = bags.represent(
             embed,
             {'online': {'encoder': encoder}},

@@ -1,5 +1,6 @@
 """The protocol: which encoders, views, spaces and bags are probed, and by which probes."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -14,7 +15,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import restore_items
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data import pipeline, views
+from bagssl_jax.data.datasets import Images, open_dataset
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import augmented, bags, probes, report
 from bagssl_jax.models import init_variables, make_encoder, make_projector
@@ -35,7 +38,7 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     _check_settings(config)
     mesh = make_mesh()
     step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
-    train, test = _labelled(config, in_memory=config.data.in_memory)
+    train, test = _labelled(config)
     _check_classes(config, workdir, train)
     passes = _passes(config, train, mesh)
 
@@ -84,7 +87,7 @@ def check(config: ConfigDict) -> None:
       InputError: it cannot.
     """
     _check_settings(config)
-    train, _ = _labelled(config, in_memory=False)
+    train, _ = _labelled(config)
     _passes(config, train, make_mesh())
 
 
@@ -114,28 +117,27 @@ class _Pass(NamedTuple):
     """One way over the images, in which every patch is embedded once."""
 
     name: str  # of VIEWS
-    view: pipeline.View
+    view: views.View
     images: int  # a batch
     chunk: int  # patches a forward pass
     weights: dict[bags.Representation, np.ndarray]
 
 
-def _passes(config: ConfigDict, source: sources.Source, mesh: Mesh) -> list[_Pass]:
+def _passes(config: ConfigDict, source: Images, mesh: Mesh) -> list[_Pass]:
     probe = config.probe
-    patches = patch_geometry(config)
-    crops.check_patches(patches, source.image_shape)
-    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
-    side = crops.patch_side(height, width, size=patches['size'], scale=patches['scale'])
+    geometry = patch_geometry(config)
+    geometry.check(source.image_shape)
+    side = geometry.side(*source.example_shape())
     passes = []
     for name in probe.views:
         if name == 'bag':
             if probe.positions == 'grid':
                 places, weights = bags.share_places(probe.patches, probe.aggregations)
-                view, count = pipeline.Patches(**patches, places=places), len(places)
+                view, count = views.GridPatches(geometry, places), len(places)
             else:
                 weights = bags.prefix_weights(probe.patches, probe.aggregations)
                 count = max(probe.patches)
-                view = pipeline.Patches(**patches, places=None, count=count, seed=config.seed)
+                view = views.RandomPatches(geometry, count, config.seed)
             if not weights:
                 raise InputError(
                     f'probe.aggregations={probe.aggregations} needs more patches than '
@@ -146,28 +148,28 @@ def _passes(config: ConfigDict, source: sources.Source, mesh: Mesh) -> list[_Pas
         else:
             shape = source.image_shape or (probe.whole_size, probe.whole_size)
             # As many pixels a forward pass as with patches.
-            pixels = probe.batch_size * (patches['resize'] or side) ** 2
+            pixels = probe.batch_size * (geometry.resize or side) ** 2
             chunk = math.ceil(pixels / math.prod(shape) / mesh.size) * mesh.size
-            view = {'whole': pipeline.Whole, 'center': pipeline.Center}[name](*shape)
+            view = {'whole': views.Whole, 'center': views.Center}[name](*shape)
             weights = {bags.Representation(1, 'mean'): np.ones((1, 1), np.float32)}
             passes.append(_Pass(name, view, chunk, chunk, weights))
     return passes
 
 
-def patch_geometry(config: ConfigDict) -> dict[str, Any]:
+def patch_geometry(config: ConfigDict) -> PatchGeometry:
     """Size, scale and resize of the probed patches: those of the training, or the probe's own."""
     probe, patches = config.probe, config.patches
     own = probe.size or probe.scale
-    return {
-        'size': probe.size if own else patches.size,
-        'scale': probe.scale if own else patches.scale,
-        'resize': probe.resize or patches.resize,
-    }
+    return PatchGeometry(
+        size=probe.size if own else patches.size,
+        scale=probe.scale if own else patches.scale,
+        resize=probe.resize or patches.resize,
+    )
 
 
 def _augmented(
     config: ConfigDict,
-    source: sources.Source,
+    source: Images,
     one: _Pass,
     embed: Callable[[np.ndarray], np.ndarray],
     data: probes.Data,
@@ -216,7 +218,7 @@ def _described(
         'view': one.name,
         'patches': representation.patches,
         'positions': config.probe.positions if is_bag else None,
-        'patch': geometry if is_bag else None,
+        'patch': dataclasses.asdict(geometry) if is_bag else None,
         'space': space,
         'aggregation': representation.aggregation,
         'flip': config.probe.flip,
@@ -246,8 +248,9 @@ def _check_settings(config: ConfigDict) -> None:
             f'probe.seed={probe.seed}, probe.whole_size={probe.whole_size} and data.workers='
             f'{config.data.workers} must be at least 0, 1 and 0'
         )
-    if config.data.on_error not in ('stop', 'skip'):
-        raise InputError(f'unknown data.on_error {config.data.on_error!r}: choose from stop, skip')
+    if config.data.on_error not in pipeline.ON_ERROR:
+        known = ', '.join(pipeline.ON_ERROR)
+        raise InputError(f'unknown data.on_error {config.data.on_error!r}: choose from {known}')
     if not probe.patches or min(probe.patches) < 1:
         raise InputError(f'probe.patches={probe.patches} must be one or more positive numbers')
     if probe.positions not in ('grid', 'random'):
@@ -267,13 +270,11 @@ def _check_settings(config: ConfigDict) -> None:
         bags.prefix_weights(probe.patches, probe.aggregations)
 
 
-def _labelled(config: ConfigDict, *, in_memory: bool) -> list[sources.Source]:
+def _labelled(config: ConfigDict) -> list[Images]:
     """The splits that the probes learn from and are scored on."""
-    loaded = []
+    dataset, loaded = open_dataset(config.data), []
     for split in (config.probe.train_split or config.data.train_split, config.data.test_split):
-        source = sources.load(
-            config.data.name, split, data_dir=config.data.dir, in_memory=in_memory
-        )
+        source = dataset.images(split)
         if not source.class_names:
             raise InputError(
                 f'{config.data.name} {split} has no labels for a probe to learn: give '
@@ -283,7 +284,7 @@ def _labelled(config: ConfigDict, *, in_memory: bool) -> list[sources.Source]:
     return loaded
 
 
-def _check_classes(config: ConfigDict, workdir: str, source: sources.Source) -> None:
+def _check_classes(config: ConfigDict, workdir: str, source: Images) -> None:
     """Raises InputError where a data set has other classes than when its name was trained on."""
     trained_on = read_data(workdir)
     same_name = read_config(workdir)['data']['name'] == config.data.name
@@ -299,15 +300,15 @@ def _check_classes(config: ConfigDict, workdir: str, source: sources.Source) -> 
 
 def _batches(
     config: ConfigDict,
-    source: sources.Source,
+    source: Images,
     one: _Pass,
     left_out: set[str],
     progress: tqdm.tqdm,
 ) -> Iterator[pipeline.Bags]:
     """The bags of a source; `left_out` gathers the names of unreadable images."""
     data = config.data
-    for batch in pipeline.bag_batches(
-        source, one.view, batch_size=one.images, workers=data.workers, on_error=data.on_error
+    for batch in source.bags(
+        one.view, batch_size=one.images, workers=data.workers, on_error=data.on_error
     ):
         left_out.update(map(source.name, batch.unreadable.tolist()))
         yield batch

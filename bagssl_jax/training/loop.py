@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
-from bagssl_jax.data.sources import describe
-from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
+from bagssl_jax.data.reading import unreadable_image
+from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage, WorkerDied
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.training.setup import Training, set_up
@@ -46,7 +45,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
     training = set_up(config)
     state, total = training.state, training.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
-    claim(workdir, config.to_dict(), describe(training.source))
+    claim(workdir, config.to_dict(), training.images.describe())
 
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir, keep=config.train.keep)
@@ -119,7 +118,7 @@ def _batches(
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the training step takes, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
-        training.source,
+        training.images.source,
         training.crops,
         seed=config.seed,
         batch_size=config.data.batch_size,
@@ -134,7 +133,7 @@ def _batches(
 
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = pipeline.unreadable_image(training.source, index, training.crops.size)
+    error = unreadable_image(training.images.source, index, min_side=training.crops.min_side)
     if on_error == 'stop':
         raise error
     note(f'left out: {error}')
@@ -146,12 +145,9 @@ def _explained(error: Exception, step: int) -> Exception:
         return InputError(
             f'{error}. --config.data.on_error=skip goes on from step {step} without such images'
         )
-    if 'Worker process was terminated' in str(error):  # grain's words
-        code = re.search(r'exit code (-?\d+)', str(error))[1]
+    if isinstance(error, WorkerDied):
         return DataFailure(
-            f'a worker process of the data pipeline died (exit code {code}; -9 is often a lack of '
-            f'memory: fewer data.workers need less) at step {step}, which is saved: the same '
-            'command goes on from there'
+            f'{error} at step {step}, which is saved: the same command goes on from there'
         )
     return error
 
@@ -172,7 +168,7 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     begin = f'from step {start:,} ' if start else ''
     encoder, total = config.encoder, training.total_steps
     print(
-        f'{config.objective.name} on {len(training.source):,} images of {config.data.name}, '
+        f'{config.objective.name} on {len(training.images):,} images of {config.data.name}, '
         f'{config.patches.count} patches each; {encoder.name} of width {encoder.width} in '
         f'{encoder.dtype}; {begin}to step {total:,} with {config.data.batch_size} images a step '
         f'on {devices}',

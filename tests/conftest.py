@@ -12,6 +12,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / '
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -49,6 +50,12 @@ def shrunk():
         return cli.parse(argv, config_file=True)[0]
 
     return make
+
+
+def read_one(source, index):
+    """One image of a source, uint8 [h w c], and its label."""
+    [image], [label] = source.read(np.array([index]))
+    return image, label
 
 
 def refusal(capsys, start):

@@ -5,7 +5,10 @@ import numpy as np
 import psutil
 import pytest
 
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data import pipeline, sources
+from bagssl_jax.data.cut import cut
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
+from bagssl_jax.data.views import GridPatches
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
 from bagssl_jax.models import init_variables, make_encoder, make_projector
@@ -33,7 +36,7 @@ def represent(
     source, encoders, counts, chunk, spaces=('h', 'z'), aggregations=('mean',), flip=False, size=8
 ):
     places, weights = bags.share_places(counts, aggregations)
-    view = pipeline.Patches(size=size, scale=0.0, resize=0, places=places)
+    view = GridPatches(PatchGeometry(size, 0.0, 0), places)
     return bags.represent(
         bags.make_embed(ENCODER, PROJECTOR, spaces, flip=flip),
         encoders,
@@ -54,9 +57,9 @@ def embedded(variables, patches):
     return {'h': np.asarray(h), 'z': np.asarray(z), **jax.tree.map(np.asarray, hidden)}
 
 
-def cut(image, count, size=8):
-    boxes = crops.grid_boxes(*image.shape[:2], side=size, count=count)
-    return crops.cut(image[None], boxes[None], resize=0)[0]
+def grid_patches(image, count, size=8):
+    boxes = PatchGeometry(size, 0.0, 0).grid_boxes(*image.shape[:2], count)
+    return cut(image[None], boxes[None], resize=0)[0]
 
 
 def of(name, space, patches, aggregation='mean'):
@@ -69,7 +72,7 @@ def test_bags_are_means_over_grids_that_share_their_patches(source, encoders):
     assert len(features) == 2 * 3 * 3
     for i in (0, 10):  # the last one is in a batch that is padded
         for count in (1, 4, 16):
-            patches = cut(source.images[i], count)
+            patches = grid_patches(source.images[i], count)
             for name, variables in encoders.items():
                 for space, vectors in embedded(variables, patches).items():
                     np.testing.assert_allclose(
@@ -87,7 +90,7 @@ def test_every_aggregation_is_what_its_name_says(source, encoders):
     assert {r.aggregation for r in found if r.patches == 4} == {'mean', 'mean_unit', 'grid2'}
     assert {r.aggregation for r in found if r.patches == 16} == set(bags.AGGREGATIONS)
 
-    h = embedded(encoders['a'], cut(source.images[3], 16))['h']
+    h = embedded(encoders['a'], grid_patches(source.images[3], 16))['h']
     unit = h / np.linalg.norm(h, axis=1, keepdims=True)
     cells = h.reshape(2, 2, 2, 2, -1).mean(axis=(1, 3))  # 4x4 patches: rows and columns in twos
     for aggregation, expected in (
@@ -102,7 +105,7 @@ def test_every_aggregation_is_what_its_name_says(source, encoders):
 
 def test_mirrored_patches_can_be_averaged_in(source, encoders):
     features, _ = represent(source, encoders, (4,), 16, ('h',), flip=True)
-    patches = cut(source.images[2], 4)
+    patches = grid_patches(source.images[2], 4)
     both = [embedded(encoders['b'], x)['h'] for x in (patches, patches[:, :, ::-1])]
     expected = np.mean(both, axis=(0, 1))
     np.testing.assert_allclose(features[of('b', 'h', 4)][2], expected, rtol=1e-4, atol=1e-5)
@@ -126,7 +129,7 @@ def test_one_program_serves_every_bag_size(source, encoders):
     embed = bags.make_embed(ENCODER, PROJECTOR, ('h',))
     for count in (1, 4, 16, 25):
         places, weights = bags.share_places((count,), ('mean',))
-        view = pipeline.Patches(size=8, scale=0.0, resize=0, places=places)
+        view = GridPatches(PatchGeometry(8, 0.0, 0), places)
         batches = pipeline.bag_batches(source, view, batch_size=max(1, 16 // count))
         options = {'spaces': ('h',), 'weights': weights, 'chunk': 16, 'mesh': make_mesh()}
         size = max(1, 16 // count)
@@ -154,7 +157,7 @@ def test_random_bags_are_the_first_patches_of_the_largest():
 
 def test_batches_that_lack_images_anywhere_are_embedded_as_others(source, encoders):
     expected, _ = represent(source, encoders, (4,), 16, ('h',))
-    view = pipeline.Patches(size=8, scale=0.0, resize=0, places=crops.grid_places(4))
+    view = GridPatches(PatchGeometry(8, 0.0, 0), grid_places(4))
     [whole] = pipeline.bag_batches(source, view, batch_size=11)
     parts = [whole.patches[:1], whole.patches[1:1], whole.patches[1:5], whole.patches[5:11]]
     features, labels = bags.represent(

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from ml_collections import ConfigDict
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
 from bagssl_jax.data.datasets import Dataset
-from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
+from bagssl_jax.data.reading import unreadable_image
+from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage, WorkerDied
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
@@ -122,7 +122,7 @@ def _batches(
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the training step takes, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
-        training.images,
+        training.images.source,
         training.crops,
         seed=config.seed,
         batch_size=config.data.batch_size,
@@ -137,7 +137,7 @@ def _batches(
 
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = pipeline.unreadable_image(training.images, index, training.crops.size)
+    error = unreadable_image(training.images.source, index, min_side=training.crops.min_side)
     if on_error == 'stop':
         raise error
     note(f'left out: {error}')
@@ -149,12 +149,9 @@ def _explained(error: Exception, step: int) -> Exception:
         return InputError(
             f'{error}. --config.data.on_error=skip goes on from step {step} without such images'
         )
-    if 'Worker process was terminated' in str(error):  # grain's words
-        code = re.search(r'exit code (-?\d+)', str(error))[1]
+    if isinstance(error, WorkerDied):
         return DataFailure(
-            f'a worker process of the data pipeline died (exit code {code}; -9 is often a lack of '
-            f'memory: fewer data.workers need less) at step {step}, which is saved: the same '
-            'command goes on from there'
+            f'{error} at step {step}, which is saved: the same command goes on from there'
         )
     return error
 

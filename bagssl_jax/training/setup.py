@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 
 from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data import crops, pipeline
+from bagssl_jax.data.datasets import Images, open_dataset
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import make_encoder, make_projector
 from bagssl_jax.objectives import make_objective
@@ -28,7 +30,7 @@ class Training(NamedTuple):
     """What a configuration describes, ready to run on `mesh`."""
 
     mesh: Mesh
-    source: sources.Source
+    images: Images
     crops: crops.RandomCrops
     total_steps: int
     monitor_every: int  # steps
@@ -46,8 +48,9 @@ def set_up(config: ConfigDict) -> Training:
     """
     mesh = make_mesh()
     _check(config, mesh)
-    source, random_crops = _open_data(config)
-    per_epoch = pipeline.steps_per_epoch(source, config.data.batch_size)
+    images, random_crops = _open_data(config)
+    # Decoded now, where they are to be: what is wrong with them is found before a file is written.
+    per_epoch = pipeline.steps_per_epoch(len(images.source), config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
     if total < 1:
         raise InputError(
@@ -55,10 +58,10 @@ def set_up(config: ConfigDict) -> Training:
         )
     monitor_every = max(1, round(config.train.monitor_every * per_epoch))
     schedule = _schedule(config, total, per_epoch)
-    cut = _make_cut(config, source)
+    cut = _make_cut(config, images)
     return Training(
         mesh,
-        source,
+        images,
         random_crops,
         total,
         monitor_every,
@@ -74,7 +77,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(
             f'patches.count={config.patches.count}: an image needs two patches or more'
         )
-    for key, known in (('on_error', ('stop', 'skip')), ('crop_on', ('host', 'device'))):
+    for key, known in (('on_error', pipeline.ON_ERROR), ('crop_on', pipeline.CROP_ON)):
         if config.data[key] not in known:
             raise InputError(
                 f'unknown data.{key} {config.data[key]!r}: choose from {", ".join(known)}'
@@ -101,35 +104,31 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _open_data(config: ConfigDict) -> tuple[sources.Source, crops.RandomCrops]:
-    """The training source, and what places its patches; both known to fit."""
-    source = sources.load(
-        config.data.name,
-        config.data.train_split,
-        data_dir=config.data.dir,
-        in_memory=config.data.in_memory,
-    )
-    crops.check_patches(config.patches, source.image_shape)
-    random_crops = crops.make_crops(config.crops, config.patches, config.multiscale)
-    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
+def _open_data(config: ConfigDict) -> tuple[Images, crops.RandomCrops]:
+    """The training images, and what places their patches; both known to fit."""
+    images = open_dataset(config.data).images(config.data.train_split)
+    geometry = PatchGeometry.of(config.patches)
+    geometry.check(images.image_shape)
+    random_crops = crops.make_crops(config.crops, config.patches.count, geometry, config.multiscale)
+    height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
-    return source, random_crops
+    return images, random_crops
 
 
-def _make_cut(config: ConfigDict, source: sources.Source) -> Callable[[Inputs], jax.Array]:
+def _make_cut(config: ConfigDict, images: Images) -> Callable[[Inputs], jax.Array]:
     """What makes patches of the pipeline's inputs, on the device."""
     if config.data.crop_on == 'host':
         return operator.itemgetter('patches')
-    if source.image_shape is None:
+    if images.image_shape is None:
         raise InputError(
             f'data.crop_on=device needs images of one size, and those of {config.data.name} may '
             'differ: leave data.crop_on=host'
         )
-    patches, size = config.patches, 0
+    geometry, size = PatchGeometry.of(config.patches), 0
     if config.crops == 'fixed':
-        size = crops.patch_side(*source.image_shape, size=patches.size, scale=patches.scale)
+        size = geometry.side(*images.image_shape)
     return lambda inputs: device_crops.cut(
-        inputs['images'], inputs['boxes'], size=size, resize=patches.resize
+        inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
     )
 
 

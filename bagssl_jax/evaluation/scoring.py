@@ -165,8 +165,8 @@ class Probe(NamedTuple):
 PROBES: dict[str, Probe] = {
     'linear': Probe(_linear, few_labels=True),
     'sgd': Probe(_sgd, few_labels=True),
-    'sgd_augmented': Probe(_sgd_augmented, few_labels=False),
     'knn': Probe(_knn, few_labels=True),
+    'sgd_augmented': Probe(_sgd_augmented, few_labels=False),
     'alignment': Probe(_alignment, few_labels=False),
     'rankme': Probe(_rankme, few_labels=False),
     'uniformity': Probe(_uniformity, few_labels=False),

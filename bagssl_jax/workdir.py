@@ -5,6 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
+from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 
 # Keys that change where, how fast or how often, but never what is learned.
@@ -19,6 +22,8 @@ FREE_KEYS = (
     'train.checkpoint_every',
     'train.keep',
     'probe.',
+    'analysis.',
+    'benchmark.',
 )
 
 
@@ -39,9 +44,9 @@ def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any] | Non
         or a run on other images, or cannot be written.
     """
     directory = pathlib.Path(workdir)
-    new = _flat(json.loads(json.dumps(config)))
     if (directory / 'config.json').exists():
-        old = _flat(read_config(workdir))
+        new = _settled(over_defaults(json.loads(json.dumps(config))))
+        old = _settled(read_config(workdir))
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
                 raise InputError(
@@ -65,17 +70,23 @@ def claim(workdir: str, config: Mapping[str, Any], data: Mapping[str, Any] | Non
 
 
 def read_config(workdir: str) -> dict[str, Any]:
-    """The resolved configuration, nested, of the run in `workdir`.
+    """The resolved configuration, nested, of the run in `workdir`, with every key of today's.
+
+    See `over_defaults` for what becomes of one that an older version wrote.
 
     Raises:
       InputError: there is none, or it cannot be read.
     """
-    config = _read(pathlib.Path(workdir) / 'config.json')
+    path = pathlib.Path(workdir) / 'config.json'
+    config = _read(path)
     if config is None:
         raise InputError(
             f'no run in {workdir} (it holds no config.json): give the --workdir of a training'
         )
-    return config
+    try:
+        return over_defaults(config)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
 
 
 def read_data(workdir: str) -> dict[str, Any] | None:
@@ -99,11 +110,6 @@ def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f'{prefix}{key}.')
-        else:
-            flat[prefix + key] = value
-    return flat
+def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What says what is learned, under dotted names."""
+    return flatten_dict(without_unchosen(config), sep='.')

@@ -41,7 +41,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       InputError: there is no checkpoint, scikit-learn is not installed, or the training images
         are too few.
     """
-    step, compared, patches_figure = compare_patches(config, workdir)
+    step, compared, patches_figure = compare_patches(
+        config, workdir, **config.analysis.cooccurrence
+    )
     with jax.default_matmul_precision('highest'):  # accelerators would round to TF32 or bfloat16
         known, known_figure = discrete_world.known_truth()
     results = {'dataset': config.data.name, 'step': step, 'rows': known + compared}
@@ -60,10 +62,10 @@ def compare_patches(
     config: ConfigDict,
     workdir: str,
     *,
-    images: int = 2000,
-    patches: int = 16,
-    codes: int = 64,
-    min_expected: float = 20.0,
+    images: int,
+    patches: int,
+    codes: int,
+    min_expected: float,
 ) -> tuple[int, list[dict[str, Any]], Figure]:
     """Compares how codes of training patches co-occur with the inner products of projections.
 
@@ -94,6 +96,11 @@ def compare_patches(
     Raises:
       InputError: as `run`, or the configuration cannot be carried out.
     """
+    if images < 1 or patches < 2 or codes < 2 or not 0 < min_expected < np.inf:
+        raise InputError(
+            f'analysis.cooccurrence: {images=}, {patches=}, {codes=} and {min_expected=} must be '
+            'at least 1, 2 and 2, and above 0'
+        )
     mesh = make_mesh()
     chunk = config.probe.batch_size
     check_batch_size(chunk, mesh, 'probe.batch_size')

@@ -15,7 +15,7 @@ from flax import linen as nn
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, input_side, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
 from bagssl_jax.workdir import read_config
 
@@ -33,18 +33,16 @@ def load_encoder(workdir: str, *, chunk: int) -> 'Encoder':
     if chunk < 1:
         raise InputError(f'chunk={chunk} must be a positive number of patches')
     config = read_config(workdir)
-    networks = {'encoder': make_encoder(**config['encoder'])}
-    if config['projector']['widths']:
-        dtype = config['encoder']['dtype']
-        networks['projector'] = make_projector(**config['projector'], dtype=dtype)
-    init = functools.partial(init_variables, networks)
+    networks = make_networks(config)
+    init = functools.partial(init_variables, networks, side=input_side(config))
     everywhere = replicated(make_mesh(jax.local_devices()))
     targets = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
         jax.eval_shape(init, 0),
     )
     step, variables = restore_items(workdir, targets)
-    return Encoder(config, step, networks, variables, chunk=chunk)
+    present = {name: getattr(networks, name) for name in variables}
+    return Encoder(config, step, present, variables, chunk=chunk)
 
 
 class Encoder:

@@ -9,7 +9,7 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
 from bagssl_jax.evaluation.knn import knn
 from bagssl_jax.evaluation.labels import held_out
-from bagssl_jax.models import make_encoder
+from bagssl_jax.models import make_networks
 from bagssl_jax.parallel import check_batch_size, make_mesh
 
 IMAGES = 5000
@@ -40,7 +40,7 @@ def make_monitor(config: ConfigDict) -> Callable[[bags.Variables], dict[str, flo
     places, weights = bags.share_places((PATCHES,), ('mean',))
     geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
     view = pipeline.Patches(**geometry, places=places)
-    embed = bags.make_embed(make_encoder(**config.encoder), None, ('h',))
+    embed = bags.make_embed(make_networks(config).encoder, None, ('h',))
     chunk = config.probe.batch_size
     batch_size = max(1, chunk // PATCHES)
 

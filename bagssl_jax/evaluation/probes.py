@@ -24,7 +24,7 @@ def score_all(
     Args:
       data: features and labels of the training and of the test split.
       shared: what the rows say of the features.
-      probe: the configuration's group, of which `probes`, `labels`, `sgd_epochs` and `seed` count.
+      probe: the configuration's group, of which `probes`, `labels`, `sgd` and `seed` count.
       num_classes: c.
     """
     rows = []
@@ -62,13 +62,13 @@ def sgd_augmented(
       data: features of center crops, and labels.
       shared: what the row says of them.
       batches: as `fit_sgd` takes them.
-      probe: the configuration's group, of which `sgd_epochs` and `seed` count.
+      probe: the configuration's group, of which `sgd_augmented` and `seed` count.
       num_classes: c.
     """
     found = fit_sgd(
         *data,
         num_classes=num_classes,
-        epochs=probe['sgd_epochs'],
+        epochs=probe['sgd_augmented']['epochs'],
         seed=probe['seed'],
         augmented=batches,
     )
@@ -90,7 +90,8 @@ def _linear(data: Data, probe: Mapping[str, Any], num_classes: int) -> list[dict
 
 
 def _sgd(data: Data, probe: Mapping[str, Any], num_classes: int) -> list[dict[str, Any]]:
-    found = fit_sgd(*data, num_classes=num_classes, epochs=probe['sgd_epochs'], seed=probe['seed'])
+    epochs = probe['sgd']['epochs']
+    found = fit_sgd(*data, num_classes=num_classes, epochs=epochs, seed=probe['seed'])
     return [_row('sgd', found.score, found.chosen)]
 
 

@@ -17,7 +17,7 @@ from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import augmented, bags, probes, report
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, input_side, make_networks
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.workdir import read_config, read_data
 
@@ -100,14 +100,11 @@ def restore_encoders(
     Raises:
       InputError: there is no undamaged checkpoint in `workdir`.
     """
-    encoder = make_encoder(**config.encoder)
-    projector = None
-    if config.projector.widths:
-        projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    networks = {'encoder': encoder, 'projector': projector}
-    untrained = jax.device_put(init_variables(networks, config.seed), replicated(mesh))
+    networks = make_networks(config)
+    untrained = init_variables(networks, config.seed, side=input_side(config))
+    untrained = jax.device_put(untrained, replicated(mesh))
     step, trained = restore_items(workdir, untrained)
-    return step, encoder, projector, {'trained': trained, 'untrained': untrained}
+    return step, networks.encoder, networks.projector, {'trained': trained, 'untrained': untrained}
 
 
 class _Pass(NamedTuple):
@@ -256,8 +253,9 @@ def _check_settings(config: ConfigDict) -> None:
         probes.check_labels(labels)
     if 'sgd_augmented' in probe.probes and 'center' not in probe.views:
         raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
-    if probe.sgd_epochs < 1:
-        raise InputError(f'probe.sgd_epochs={probe.sgd_epochs} must be at least 1')
+    for name in ('sgd', 'sgd_augmented'):
+        if probe[name].epochs < 1:
+            raise InputError(f'probe.{name}.epochs={probe[name].epochs} must be at least 1')
     pairs = 'bag' in probe.views and max(probe.patches) > 1
     if 'alignment' in probe.probes and not (pairs and 'mean_unit' in probe.aggregations):
         raise InputError(

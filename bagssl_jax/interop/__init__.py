@@ -12,12 +12,12 @@ def transfer(
     arch: str,
     prefix: str,
     stem: str,
-    mean: str,
-    std: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> None:
     """Imports `checkpoint` into `workdir`, or exports from there to the file `export`.
 
-    The arguments are what stands on the command line; `mean` and `std` are '0.5,0.5,0.5'.
+    The other arguments are those of `import_checkpoint`, and matter to an import alone.
 
     Raises:
       InputError: not one of the two is asked for, or what `import_checkpoint` and
@@ -30,12 +30,4 @@ def transfer(
     if export:
         export_checkpoint(workdir, export)
     else:
-        pixels = {'mean': _numbers('mean', mean), 'std': _numbers('std', std)}
-        import_checkpoint(checkpoint, arch, workdir, prefix=prefix, stem=stem, **pixels)
-
-
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(','))
-    except ValueError:
-        raise InputError(f'--{flag}={text} must be three numbers, as in 0.5,0.5,0.5') from None
+        import_checkpoint(checkpoint, arch, workdir, prefix=prefix, stem=stem, mean=mean, std=std)

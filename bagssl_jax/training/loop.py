@@ -171,9 +171,10 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     devices = f'{mesh.size} {mesh.devices.flat[0].device_kind} device{"s" * (mesh.size > 1)}'
     begin = f'from step {start:,} ' if start else ''
     encoder, total = config.encoder, training.total_steps
+    width = encoder[encoder.name].width
     print(
         f'{config.objective.name} on {len(training.source):,} images of {config.data.name}, '
-        f'{config.patches.count} patches each; {encoder.name} of width {encoder.width} in '
+        f'{config.patches.count} patches each; {encoder.name} of width {width} in '
         f'{encoder.dtype}; {begin}to step {total:,} with {config.data.batch_size} images a step '
         f'on {devices}',
         file=sys.stderr,

@@ -16,11 +16,11 @@ from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
 from bagssl_jax.data import crops, pipeline, sources
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_encoder, make_projector
+from bagssl_jax.models import input_side, make_networks
 from bagssl_jax.objectives import make_objective
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
-from bagssl_jax.training.state import Networks, TrainState, create_state
+from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
 
@@ -84,7 +84,6 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         ('data.workers', 0, math.inf),
         ('optimizer.learning_rate', 0, math.inf),
         ('optimizer.weight_decay', 0, math.inf),
-        ('optimizer.momentum', 0, 1),
         ('optimizer.warmup_epochs', 0, 1e9),
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
@@ -151,23 +150,21 @@ def _build(
     mesh: Mesh,
 ) -> tuple[TrainState, Callable, Callable]:
     """The fresh state, the training step and the measure of spread."""
-    name, dtype = config.objective.name, config.encoder.dtype
+    name = config.objective.name
     objective = make_objective(name, config.objective.get(name, {}))
-    predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
-    if predictor is not None and config.predictor.widths[-1] != config.projector.widths[-1]:
+    networks = make_networks(config, predictor=objective.target)
+    if networks.projector is None:
+        raise InputError('projector.widths=() has no layer: give positive integers, as in 256,64')
+    if objective.target and config.predictor.widths[-1] != config.projector.widths[-1]:
         raise InputError(
             f'predictor.widths={config.predictor.widths} must end, as projector.widths='
             f'{config.projector.widths} does, in the width of the projection'
         )
-    networks = Networks(
-        make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
-    )
     optimizer = make_optimizer(
         config.optimizer.name,
+        config.optimizer.get(config.optimizer.name, {}),
         schedule,
         weight_decay=config.optimizer.weight_decay,
-        momentum=config.optimizer.momentum,
-        trust_coefficient=config.optimizer.trust_coefficient,
     )
     transform = functools.partial(augment, **config.augment)
     # Refuses settings out of their range now, and not after the first file is written.
@@ -186,5 +183,5 @@ def _build(
         **options,
     )
     spread_fn = make_spread_step(networks, **options)
-    state = create_state(networks, optimizer, config.seed)
+    state = create_state(networks, optimizer, config.seed, side=input_side(config))
     return jax.device_put(state, replicated(mesh)), step_fn, spread_fn

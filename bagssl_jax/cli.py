@@ -1,6 +1,7 @@
 """How the programs start: flags, and one line with exit status 2 for what the user got wrong."""
 
 import difflib
+import itertools
 import os
 import pathlib
 import re
@@ -197,6 +198,8 @@ def _read_file(path: str) -> ConfigDict:
         values(argv)
     except Exception as error:  # whatever a Python file can raise, or absl's report of it
         message = str(error).strip().splitlines()[-1].removeprefix('bagssl_jax.errors.InputError: ')
+        if 'since the config is locked' in message:  # ml_collections lists all keys that there are
+            message = message.strip('"\'').partition('. Other fields')[0]
         raise InputError(f'--config={path}: {message}') from None
     config = values.config
     if not isinstance(config, ConfigDict):
@@ -215,23 +218,26 @@ def _read_file(path: str) -> ConfigDict:
 def _at_chosen_entries(overrides: list[str], config: ConfigDict) -> list[str]:
     """--config.encoder.width=4 as --config.encoder.tiny.width=4, where tiny is chosen, and so on.
 
-    What the configuration has under the name that is given stays, and so does what the chosen
-    entry lacks.
+    What the group has under the name that is given stays, and so does what the entry lacks.
     """
     names = {group: config[group].name for group in CHOICES}
-    for argument in overrides:
-        if match := re.fullmatch(rf'--?config\.({"|".join(CHOICES)})\.name=(.*)', argument):
-            names[match[1]] = match[2]
+    for argument, following in itertools.zip_longest(overrides, overrides[1:]):
+        flag, is_with_value, value = argument.partition('=')
+        match = re.fullmatch(r'--?config\.(\w+)\.name', flag)
+        if match and match[1] in names:
+            names[match[1]] = value if is_with_value else following
 
     def placed(argument: str) -> str:
-        match = re.match(rf'(--?(?:no)?config\.({"|".join(CHOICES)}))\.(\w+)(?=$|=)', argument)
-        if not match:
+        match = re.match(r'(--?(?:no)?config\.(\w+)\.)(\w+)(?=$|=)', argument)
+        if not match or match[2] not in names or match[3] in config[match[2]]:
             return argument
-        flag, group, key = match.groups()
-        entry = config[group].get(names[group])
-        if key in config[group] or not isinstance(entry, ConfigDict) or key not in entry:
+        group, name = match[2], names[match[2]]
+        entries = [key for key, value in config[group].items() if isinstance(value, ConfigDict)]
+        if name not in entries:
+            raise InputError(f'unknown {group} {name!r}: choose from {", ".join(entries)}')
+        if match[3] not in config[group][name]:
             return argument
-        return f'{flag}.{names[group]}.{argument[match.start(3) :]}'
+        return f'{match[1]}{name}.{argument[match.start(3) :]}'
 
     return [placed(argument) for argument in overrides]
 

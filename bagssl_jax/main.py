@@ -2,7 +2,8 @@
 
     python -m bagssl_jax.main --config=configs/NAME.py[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE]
 
-The same command again goes on where an interrupted one stopped. configs/default.py has every key.
+The same command again goes on where an interrupted one stopped. Every key is in
+bagssl_jax/defaults.py.
 """
 
 from ml_collections import ConfigDict

@@ -283,6 +283,8 @@ def test_a_key_of_the_chosen_entry_needs_no_name(shrunk):
         'zero_init_last': True,
     }
     assert config.encoder.tiny.width == 16
+    config = shrunk('--config.encoder.name', 'resnet34', '--config.encoder.stem', 'imagenet')
+    assert (config.encoder.resnet34.width, config.encoder.resnet34.stem) == (4, 'imagenet')
     assert shrunk('--config.encoder.name=resnet50').encoder.resnet50.zero_init_last is False
 
 
@@ -300,7 +302,7 @@ def written(path, *lines):
     [
         (
             ['config = defaults()', 'config.patches.cuont = 4'],
-            'Key "cuont" does not exist and cannot be added',
+            'mine.py: Key "cuont" does not exist and cannot be added since the config is locked\n',
         ),
         (
             ['config = defaults()', 'config.encoder.width = 4'],
@@ -322,7 +324,7 @@ def test_a_file_with_a_key_that_does_not_exist_is_refused(
     config = written(tmp_path / 'mine.py', *lines)
     line = refused(capsys, monkeypatch, main, config, f'--workdir={tmp_path / "run"}')
     assert line.startswith(f'error: {config}')
-    assert message in line
+    assert message in f'{line}\n'
 
 
 def test_an_analysis_may_set_its_own_keys(shrunk, tmp_path):

@@ -75,8 +75,8 @@ def make_encoder(
       mean, std: of the pixels in [0, 1], by channel: subtracted, and divided by.
 
     Raises:
-      InputError: an unknown name, dtype or setting, or a mean or standard deviation that no pixels
-        have.
+      InputError: an unknown name or dtype, a setting that cannot be, or a mean or standard
+        deviation that no pixels have.
     """
     if name not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: choose from {", ".join(ENCODERS)}')

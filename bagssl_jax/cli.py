@@ -1,19 +1,24 @@
 """How the programs start: flags, and one line with exit status 2 for what the user got wrong."""
 
 import difflib
+import itertools
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
+from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from bagssl_jax.defaults import CHOICES, get_config
 from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted
-from bagssl_jax.workdir import read_config
+from bagssl_jax.runs import Run
+
+Option = str | int | tuple[float, ...]
 
 
 def run(
@@ -24,6 +29,7 @@ def run(
     words: Sequence[str] = (),
     workdir: bool = True,
     extra_flags: Sequence[str] = (),
+    settable: Sequence[str] = ('probe', 'data'),
 ) -> None:
     """Parses the command line, calls `program` with what it says, and exits where that fails.
 
@@ -35,6 +41,7 @@ def run(
       words: what the words before the flags say.
       workdir: whether --workdir=DIR is needed.
       extra_flags: further flags.
+      settable: groups of a training's configuration that can still be overridden.
     """
 
     def start():
@@ -45,6 +52,7 @@ def run(
                 words=words,
                 workdir=workdir,
                 extra_flags=extra_flags,
+                settable=settable,
             )
         )
 
@@ -56,7 +64,7 @@ def run_command(
     usage: str,
     *,
     words: Sequence[str] = (),
-    options: Mapping[str, str],
+    options: Mapping[str, Option],
 ) -> None:
     """As `run`, for a program without a configuration.
 
@@ -64,18 +72,20 @@ def run_command(
       program: what to do: called with the words in their order, and the options by name.
       usage: printed by --help.
       words: what the words before the flags say.
-      options: name of a flag -> its default.
+      options: name of a flag -> its default, whose type its values get: text, a whole number, or
+        a tuple of numbers.
     """
 
     def start():
         given, argv = _split_words(sys.argv, words)
         values = flags.FlagValues()
-        for name, default in options.items():
-            flags.DEFINE_string(name, default, 'of this program', flag_values=values)
+        for name in options:
+            flags.DEFINE_string(name, None, 'of this program', flag_values=values)
         rest = _parsed(values, argv)
         if rest[1:]:
             raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
-        program(*given, **{name: os.path.expanduser(values[name].value) for name in options})
+        typed = {name: _typed(name, values[name].value, options[name]) for name in options}
+        program(*given, **typed)
 
     _exit_after(start, usage)
 
@@ -87,8 +97,9 @@ def parse(
     words: Sequence[str] = (),
     workdir: bool = True,
     extra_flags: Sequence[str] = (),
-) -> tuple[ConfigDict, *tuple[str, ...]]:
-    """The configuration with its overrides, locked; the words; the workdir; the extra flags.
+    settable: Sequence[str] = ('probe', 'data'),
+) -> tuple[Any, ...]:
+    """The configuration with its overrides, locked; the words; the Run; the extra flags.
 
     Arguments as for `run`.
 
@@ -109,20 +120,21 @@ def parse(
     if config_file:
         config = _read_file(first.config)
     else:
-        config = ConfigDict(_tupled(read_config(os.path.expanduser(first.workdir))))
-    _check_keys(overrides[1:], config, None if config_file else ('probe.', 'data.'))
+        config = ConfigDict(Run.at(first.workdir).config)
+    overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config)]
+    _check_keys(overrides[1:], config, None if config_file else settable)
 
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
-    defaults = {key: config[key] for key in _flat_keys(config) if isinstance(config[key], tuple)}
+    defaults = {key: value for key, value in _flat(config).items() if isinstance(value, tuple)}
     rest = _parsed(second, [_quoted(argument, defaults) for argument in overrides])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
     config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
-    named = [*(['workdir'] if workdir else []), *extra_flags]
-    return config.lock(), *given, *(os.path.expanduser(first[name].value) for name in named)
+    run_of = [Run.at(first.workdir)] if workdir else []
+    return config.lock(), *given, *run_of, *(first[name].value for name in extra_flags)
 
 
 def _exit_after(start: Callable[[], None], usage: str) -> None:
@@ -186,35 +198,77 @@ def _read_file(path: str) -> ConfigDict:
         values(argv)
     except Exception as error:  # whatever a Python file can raise, or absl's report of it
         message = str(error).strip().splitlines()[-1].removeprefix('bagssl_jax.errors.InputError: ')
+        if 'since the config is locked' in message:  # ml_collections lists all keys that there are
+            message = message.strip('"\'').partition('. Other fields')[0]
         raise InputError(f'--config={path}: {message}') from None
-    if not isinstance(values.config, ConfigDict):
+    config = values.config
+    if not isinstance(config, ConfigDict):
         raise InputError(f'--config={path}: its get_config() does not return a ConfigDict')
-    return values.config
+    # Of a file that does not start from the defaults, which are locked.
+    found, known = _flat(config), _flat(get_config())
+    for key in found:
+        if key not in known:
+            raise InputError(f'--config={path}: {_unknown(key, known)}')
+    for key in known:
+        if key not in found:
+            raise InputError(f'--config={path} lacks {key}: start from bagssl_jax.defaults')
+    return config
 
 
-def _check_keys(overrides: list[str], config: ConfigDict, groups: tuple[str, ...] | None) -> None:
-    """Raises InputError for a key that the configuration lacks, or that is not of `groups`."""
-    known = _flat_keys(config)
+def _at_chosen_entries(overrides: list[str], config: ConfigDict) -> list[str]:
+    """--config.encoder.width=4 as --config.encoder.tiny.width=4, where tiny is chosen, and so on.
+
+    What the group has under the name that is given stays, and so does what the entry lacks.
+    """
+    names = {group: config[group].name for group in CHOICES}
+    for argument, following in itertools.zip_longest(overrides, overrides[1:]):
+        flag, is_with_value, value = argument.partition('=')
+        match = re.fullmatch(r'--?config\.(\w+)\.name', flag)
+        if match and match[1] in names:
+            names[match[1]] = value if is_with_value else following
+
+    def placed(argument: str) -> str:
+        match = re.match(r'(--?(?:no)?config\.(\w+)\.)(\w+)(?=$|=)', argument)
+        if not match or match[2] not in names or match[3] in config[match[2]]:
+            return argument
+        group, name = match[2], names[match[2]]
+        entries = [key for key, value in config[group].items() if isinstance(value, ConfigDict)]
+        if name not in entries:
+            raise InputError(f'unknown {group} {name!r}: choose from {", ".join(entries)}')
+        if match[3] not in config[group][name]:
+            return argument
+        return f'{match[1]}{name}.{argument[match.start(3) :]}'
+
+    return [placed(argument) for argument in overrides]
+
+
+def _check_keys(overrides: list[str], config: ConfigDict, settable: Sequence[str] | None) -> None:
+    """Raises InputError for a key that the configuration lacks, or that is in no settable group."""
+    known = _flat(config)
     for argument in overrides:
         match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
         if not match:
             continue
-        if match[1] in known:
-            if groups and not match[1].startswith(groups):
-                raise InputError(
-                    f'config.{match[1]} is what the training had; here only config.probe.* and '
-                    'config.data.* can be set'
-                )
-            continue
-        if any(key.startswith(f'{match[1]}.') for key in known):
-            raise InputError(f'config.{match[1]} is a group of keys: set one of them')
+        key = match[1]
+        if isinstance(known.get(key), dict) or any(name.startswith(f'{key}.') for name in known):
+            raise InputError(f'config.{key} is a group of keys: set one of them')
+        if key not in known:
+            raise InputError(_unknown(key, known))
+        if settable is not None and key.partition('.')[0] not in settable:
+            groups = [f'config.{group}.*' for group in settable]
+            raise InputError(
+                f'config.{key} is what the training had; here only {", ".join(groups[:-1])} and '
+                f'{groups[-1]} can be set'
+            )
 
-        def likeness(key: str, wanted: str = match[1]) -> float:
-            pairs = [(key, wanted), (key.rpartition('.')[2], wanted.rpartition('.')[2])]
-            return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-        nearest = max(known, key=likeness)
-        raise InputError(f'unknown key config.{match[1]}: did you mean config.{nearest}?')
+def _unknown(key: str, known: Iterable[str]) -> str:
+    def likeness(candidate: str) -> tuple[float, float]:
+        pairs = [(candidate, key), (candidate.rpartition('.')[2], key.rpartition('.')[2])]
+        ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs]
+        return max(ratios), sum(ratios)
+
+    return f'unknown key config.{key}: did you mean config.{max(known, key=likeness)}?'
 
 
 def _quoted(argument: str, defaults: Mapping[str, tuple]) -> str:
@@ -229,12 +283,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\s,()\[\]'\"]+", text)
 
 
-def _flat_keys(config: ConfigDict, prefix: str = '') -> list[str]:
-    keys = []
-    for key, value in config.items():
-        nested = isinstance(value, ConfigDict)
-        keys += _flat_keys(value, f'{prefix}{key}.') if nested else [prefix + key]
-    return keys
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """Dotted key -> value; an empty group -> {}."""
+    flat = flatten_dict(config.to_dict(), keep_empty_nodes=True, sep='.')
+    return {key: {} if value is empty_node else value for key, value in flat.items()}
 
 
 def _like(default: tuple, items: tuple, key: str) -> tuple:
@@ -249,8 +301,16 @@ def _like(default: tuple, items: tuple, key: str) -> tuple:
     return tuple(kind(item) for item in items)
 
 
-def _tupled(tree: Any) -> Any:
-    """JSON's lists back to the tuples that they were."""
-    if isinstance(tree, dict):
-        return {key: _tupled(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
+def _typed(flag: str, text: str | None, default: Option) -> Option:
+    """The value of a flag, of the type of its default."""
+    if text is None:
+        return default
+    if isinstance(default, str):
+        return os.path.expanduser(text)
+    try:
+        if isinstance(default, int):
+            return int(text)
+        return tuple(float(part) for part in text.split(','))
+    except ValueError:
+        words = 'a whole number' if isinstance(default, int) else 'three numbers, as in 0.5,0.5,0.5'
+        raise InputError(f'--{flag}={text} must be {words}') from None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from etils import epath
 from flax import traverse_util
 
-from bagssl_jax.defaults import over_defaults
+from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 
 # Keys that change where, how fast or how often, but never what is learned.
@@ -67,7 +67,10 @@ class Run:
             raise InputError(
                 f'no run in {self} (it holds no config.json): give the --workdir of a training'
             )
-        return over_defaults(stored, str(self.directory / 'config.json'))
+        try:
+            return over_defaults(stored)
+        except InputError as error:
+            raise InputError(f'{self.directory / "config.json"}: {error}') from None
 
     @property
     def data(self) -> dict[str, Any] | None:
@@ -100,7 +103,7 @@ class Run:
             differs, or a run on other images, or cannot be written.
         """
         if self.read_json('config.json') is not None:
-            new, old = _flat(config), _flat(self.config)
+            new, old = _flat(over_defaults(config)), _flat(self.config)
             for key in [*new, *(key for key in old if key not in new)]:
                 if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
                     raise InputError(
@@ -169,5 +172,5 @@ def _is_first_process() -> bool:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, as JSON gives them back: lists in place of tuples."""
-    return traverse_util.flatten_dict(json.loads(json.dumps(config)), sep='.')
+    """What a configuration says of a run, by dotted key."""
+    return traverse_util.flatten_dict(without_unchosen(config), sep='.')

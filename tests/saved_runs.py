@@ -6,7 +6,7 @@ from conftest import REPOSITORY
 
 from bagssl_jax import cli
 from bagssl_jax.checkpoints import Checkpoints
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, input_side, make_networks
 from bagssl_jax.workdir import claim
 
 
@@ -15,11 +15,9 @@ def save_run(workdir, *overrides, steps=(3,)):
     quickstart = f'--config={REPOSITORY}/configs/quickstart.py'
     argv = ['main', '--workdir=unused', quickstart, *overrides]
     config = cli.parse(argv, config_file=True)[0]
-    networks = {'encoder': make_encoder(**config.encoder)}
-    if config.projector.widths:
-        networks['projector'] = make_projector(**config.projector, dtype=config.encoder.dtype)
+    networks, side = make_networks(config), input_side(config)
     claim(str(workdir), config.to_dict(), None)
     with contextlib.closing(Checkpoints(str(workdir), keep=9)) as checkpoints:
         for step in steps:
-            checkpoints.save(step, init_variables(networks, step), {})
+            checkpoints.save(step, init_variables(networks, step, side=side), {})
     return str(workdir)

@@ -11,10 +11,10 @@ from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.data.views import GridPatches
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import bags
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import Networks, init_variables, make_encoder, make_projector
 from bagssl_jax.parallel import make_mesh
 
-ENCODER = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
+ENCODER = make_encoder('tiny', {'width': 4}, dtype='float32')
 PROJECTOR = make_projector(widths=(8, 6), dtype='float32')
 
 
@@ -27,7 +27,7 @@ def source():
 @pytest.fixture(scope='module')
 def encoders():
     return {
-        name: init_variables({'encoder': ENCODER, 'projector': PROJECTOR}, seed)
+        name: init_variables(Networks(ENCODER, PROJECTOR), seed, side=8)
         for seed, name in enumerate('ab')
     }
 

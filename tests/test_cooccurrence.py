@@ -8,7 +8,7 @@ import scipy.stats
 from bagssl_jax.analysis import cooccurrence, discrete_world
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, input_side, make_networks
 
 WEIGHT = 2.0
 
@@ -175,11 +175,9 @@ def test_too_few_frequent_codes_are_refused():
 def run(shrunk, tmp_path):
     """A run's configuration and workdir; its checkpoint is an encoder of another seed."""
     config = shrunk('--config.patches.size=16')
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
     checkpoints = Checkpoints(str(tmp_path), keep=1)
-    networks = {'encoder': encoder, 'projector': projector}
-    checkpoints.save(7, init_variables(networks, config.seed + 1), {})
+    other = init_variables(make_networks(config), config.seed + 1, side=input_side(config))
+    checkpoints.save(7, other, {})
     checkpoints.close()
     return config, tmp_path
 
@@ -217,3 +215,10 @@ def test_a_run_leaves_numbers_and_figures(run, capsys):
 def test_a_workdir_without_a_checkpoint_is_refused(shrunk, tmp_path):
     with pytest.raises(InputError, match='no checkpoint'):
         cooccurrence.run(shrunk(), str(tmp_path))
+
+
+@pytest.mark.parametrize('setting', ['images=0', 'patches=1', 'codes=1', 'min_expected=0'])
+def test_settings_that_compare_nothing_are_refused(shrunk, tmp_path, setting):
+    config = shrunk(f'--config.analysis.cooccurrence.{setting}')
+    with pytest.raises(InputError, match=setting):
+        cooccurrence.run(config, str(tmp_path))

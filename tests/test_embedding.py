@@ -9,9 +9,9 @@ from saved_runs import save_run
 
 import bagssl_jax
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import Networks, init_variables, make_encoder, make_projector
 
-ENCODER = make_encoder('tiny', width=16, stem='cifar', zero_init_last=False, dtype='float32')
+ENCODER = make_encoder('tiny', {'width': 16}, dtype='float32')
 PROJECTOR = make_projector(widths=(256, 64), dtype='float32')
 
 
@@ -31,7 +31,7 @@ def encoder(runs):
 @pytest.fixture(scope='module')
 def variables():
     """Those of the newest checkpoint."""
-    return init_variables({'encoder': ENCODER, 'projector': PROJECTOR}, 3)
+    return init_variables(Networks(ENCODER, PROJECTOR), 3, side=16)
 
 
 def random_images(*shape):

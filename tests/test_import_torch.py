@@ -31,7 +31,7 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.interop import transfer
 from bagssl_jax.interop.layouts import find_backbone
 from bagssl_jax.interop.names import from_torchvision, to_torchvision
-from bagssl_jax.models import init_variables, make_encoder
+from bagssl_jax.models import ENCODERS, Networks, init_variables, make_encoder
 from bagssl_jax.workdir import read_config
 
 
@@ -47,8 +47,9 @@ def imported(tmp_path_factory):
 
 def shapes(name='resnet18', stem='imagenet'):
     """The shapes of the variables of an encoder of width 4."""
-    encoder = make_encoder(name, width=4, stem=stem, zero_init_last=False, dtype='float32')
-    return jax.eval_shape(lambda: init_variables({'encoder': encoder}, 0))['encoder']
+    settings = {'width': 4, 'stem': stem, 'zero_init_last': False}
+    networks = Networks(make_encoder(name, settings, dtype='float32'))
+    return jax.eval_shape(lambda: init_variables(networks, 0, side=32))['encoder']
 
 
 def linen(arrays, name='resnet18', stem='imagenet'):
@@ -167,15 +168,11 @@ def test_an_import_is_a_run_like_any_other(imported):
     config, _ = cli.parse(
         ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
     )
-    assert config.encoder.to_dict() == {
-        'name': 'resnet18',
-        'width': 4,
-        'stem': 'imagenet',
-        'zero_init_last': False,
-        'dtype': 'float32',
-        'mean': MEAN,
-        'std': STD,
-    }
+    encoder = config.encoder.to_dict()
+    assert encoder['resnet18'] == {'width': 4, 'stem': 'imagenet', 'zero_init_last': False}
+    shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD}
+    assert {key: encoder[key] for key in shared} == shared
+    assert encoder.keys() - shared.keys() == ENCODERS.keys()
     assert (config.projector.widths, config.probe.patches) == ((), (1, 9))
     assert config.imported.prefix == 'model.module.backbone.'
     expected = linen(find_backbone(load_file(file)).arrays)
@@ -189,7 +186,7 @@ def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
     training = cli.parse(argv, config_file=True)[0].to_dict()
     config = read_config(str(imported[0]))
     assert config.keys() - training.keys() == {'imported'}
-    for group in config.keys() - {'imported', 'seed'}:
+    for group in config.keys() - {'imported', 'seed', 'crops'}:
         assert config[group].keys() == training[group].keys()
 
 
@@ -225,7 +222,7 @@ def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
 def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
     file = tmp_path / 'emp-ssl.safetensors'
     save_file(flat(LAYOUTS['emp-ssl'][0](weights('resnet18', stem='cifar'))), file)
-    half = {'mean': '0.5,0.5,0.5', 'std': '0.5,0.5,0.5'}
+    half = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}
     transfer(**flags(tmp_path / 'run', checkpoint=str(file), **half))
     taken, left_out, settings, hint = capsys.readouterr().out.splitlines()
     assert taken == 'taken: module.backbone.'

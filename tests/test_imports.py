@@ -14,6 +14,7 @@ FLOORS = [
     ['probes'],
     ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
     ['parallel', 'records', 'workdir'],
+    ['defaults'],
     ['errors'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -27,7 +28,15 @@ ONLY_IN = {
     'safetensors': {'interop'},
     'pyarrow': {'embedding'},
     'absl': {'cli', 'data'},
-    'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis', 'benchmarks'},
+    'ml_collections': {
+        'cli',
+        'main',
+        'training',
+        'evaluation',
+        'analysis',
+        'benchmarks',
+        'defaults',
+    },
     'PIL': {'data', 'benchmarks'},
 }
 

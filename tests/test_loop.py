@@ -11,7 +11,7 @@ import pytest
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.errors import InputError, Interrupted
 from bagssl_jax.evaluation.monitor import make_monitor
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, input_side, make_networks
 from bagssl_jax.parallel import make_mesh, replicated
 from bagssl_jax.records import Recorder
 from bagssl_jax.training.loop import train
@@ -19,11 +19,8 @@ from bagssl_jax.training.loop import train
 
 def encoder_and_projector(config, workdir):
     """The step and the parameters and statistics of the newest checkpoint, on the host."""
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    target = jax.device_put(
-        init_variables({'encoder': encoder, 'projector': projector}, 9), replicated(make_mesh())
-    )
+    fresh = init_variables(make_networks(config), 9, side=input_side(config))
+    target = jax.device_put(fresh, replicated(make_mesh()))
     step, items = restore_items(str(workdir), target)
     return step, jax.device_get(items)
 

@@ -197,6 +197,26 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.data.nme=x'], 'unknown key config.data.nme: did you mean config.data.name?'),
         (['--config.epochs=3'], 'unknown key config.epochs: did you mean config.train.epochs?'),
         (['--config.data=x'], 'config.data is a group of keys'),
+        (['--config.objective.byol=x'], 'config.objective.byol is a group of keys'),
+        (
+            ['--config.probe.sgd_epochs=2'],
+            'unknown key config.probe.sgd_epochs: did you mean config.probe.sgd.epochs?',
+        ),
+        # The chosen entry has none.
+        (
+            ['--config.encoder.stem=imagenet'],
+            'unknown key config.encoder.stem: did you mean config.encoder.resnet18.stem?',
+        ),
+        (
+            ['--config.optimizer.momentum=0.5'],
+            'unknown key config.optimizer.momentum: did you mean config.optimizer.sgd.momentum?',
+        ),
+        (['--config.encoder.width=0'], 'encoder.width=0 must be at least 1'),
+        (
+            ['--config.optimizer.name=sgd', '--config.optimizer.momentum=2'],
+            'optimizer.momentum=2.0 must be from 0 to 1',
+        ),
+        (['--config.projector.widths=()'], 'projector.widths=() has no layer'),
         (['--config.train.epochs=ten'], "could not convert string to float: 'ten'"),
         (['--config.train.steps=1.5'], 'invalid literal for int'),
         (['--config.data.in_memory=maybe'], 'Non-boolean'),
@@ -243,6 +263,81 @@ def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arg
     assert line.startswith('error: ')
     assert message in line
     assert not workdir.exists()
+
+
+def test_a_key_of_the_chosen_entry_needs_no_name(shrunk):
+    config = shrunk('--config.objective.eps=0.5')
+    assert (config.encoder.name, config.encoder.tiny.width) == ('tiny', 4)  # of the shrunk
+    assert (config.encoder.resnet18.width, config.objective.tcr.eps) == (64, 0.5)
+    config = shrunk(
+        '--config.optimizer.momentum=0.8',
+        '--config.optimizer.name=sgd',
+        '--config.encoder.name=resnet50',
+        '--config.encoder.zero_init_last',
+        '--config.encoder.resnet50.stem=imagenet',
+    )
+    assert (config.optimizer.sgd.momentum, config.optimizer.lars.momentum) == (0.8, 0.9)
+    assert config.encoder.resnet50.to_dict() == {
+        'width': 4,
+        'stem': 'imagenet',
+        'zero_init_last': True,
+    }
+    assert config.encoder.tiny.width == 16
+    config = shrunk('--config.encoder.name', 'resnet34', '--config.encoder.stem', 'imagenet')
+    assert (config.encoder.resnet34.width, config.encoder.resnet34.stem) == (4, 'imagenet')
+    assert shrunk('--config.encoder.name=resnet50').encoder.resnet50.zero_init_last is False
+
+
+def written(path, *lines):
+    body = ''.join(f'    {line}\n' for line in lines)
+    path.write_text(
+        f'from bagssl_jax.defaults import get_config as defaults\n\n\n'
+        f'def get_config():\n{body}    return config\n'
+    )
+    return f'--config={path}'
+
+
+@pytest.mark.parametrize(
+    ('lines', 'message'),
+    [
+        (
+            ['config = defaults()', 'config.patches.cuont = 4'],
+            'mine.py: Key "cuont" does not exist and cannot be added since the config is locked\n',
+        ),
+        (
+            ['config = defaults()', 'config.encoder.width = 4'],
+            'Key "width" does not exist and cannot be added',
+        ),
+        (
+            ['config = defaults().unlock()', 'config.patches.cuont = 4'],
+            'unknown key config.patches.cuont: did you mean config.patches.count?',
+        ),
+        (
+            ['from ml_collections import ConfigDict', "config = ConfigDict({'seed': 3})"],
+            'lacks analysis.cooccurrence.codes: start from bagssl_jax.defaults',
+        ),
+    ],
+)
+def test_a_file_with_a_key_that_does_not_exist_is_refused(
+    capsys, monkeypatch, tmp_path, lines, message
+):
+    config = written(tmp_path / 'mine.py', *lines)
+    line = refused(capsys, monkeypatch, main, config, f'--workdir={tmp_path / "run"}')
+    assert line.startswith(f'error: {config}')
+    assert message in f'{line}\n'
+
+
+def test_an_analysis_may_set_its_own_keys(shrunk, tmp_path):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    argv = ['analyze', f'--workdir={tmp_path}', '--config.analysis.cooccurrence.codes=8']
+    config, _ = cli.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
+    assert config.analysis.cooccurrence.codes == 8
+    with pytest.raises(InputError, match=r'only config.probe.\* and config.data.\* can be set'):
+        cli.parse(argv, config_file=False)
+    argv[-1] = '--config.seed=1'
+    expected = r'only config.analysis.\*, config.probe.\* and config.data.\* can be set'
+    with pytest.raises(InputError, match=expected):
+        cli.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
 
 
 @pytest.mark.parametrize('text', ['h,z', '(h, z)', "('h', 'z')", '[h,z]'])

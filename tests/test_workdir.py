@@ -1,12 +1,13 @@
-import json
+import copy
 
 import pytest
 
 from bagssl_jax import workdir
+from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
 from bagssl_jax.workdir import read_config, read_data
 
-CONFIG = {'seed': 0, 'data': {'name': 'photos', 'workers': 0}, 'probe': {'patches': (1, 4)}}
+CONFIG = get_config().to_dict()
 DATA = {'images': 96, 'classes': ['a', 'b'], 'fingerprint': '12ab'}
 
 
@@ -15,7 +16,7 @@ def claim(directory, config, data=DATA):
 
 
 def changed(path, value):
-    config = json.loads(json.dumps(CONFIG))
+    config = copy.deepcopy(CONFIG)
     *groups, key = path.split('.')
     group = config
     for name in groups:
@@ -26,7 +27,7 @@ def changed(path, value):
 
 def test_the_configuration_is_written_and_read(tmp_path):
     claim(str(tmp_path / 'new' / 'run'), CONFIG)
-    assert read_config(str(tmp_path / 'new' / 'run')) == json.loads(json.dumps(CONFIG))
+    assert read_config(str(tmp_path / 'new' / 'run')) == CONFIG
 
 
 def test_the_same_configuration_may_come_again(tmp_path):
@@ -50,11 +51,39 @@ def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path, path, va
     assert (tmp_path / 'config.json').read_text() == before
 
 
-@pytest.mark.parametrize(('path', 'value'), [('data.workers', 2), ('probe.patches', [1])])
+@pytest.mark.parametrize(('path', 'value'), [('data.workers', 2), ('probe.patches', (1,))])
 def test_what_does_not_change_the_learning_may_differ(tmp_path, path, value):
     claim(str(tmp_path), CONFIG)
     claim(str(tmp_path), changed(path, value))
     assert read_config(str(tmp_path)) == changed(path, value)
+
+
+@pytest.mark.parametrize(
+    'path', ['encoder.tiny.width', 'optimizer.sgd.momentum', 'objective.vicreg.variance_weight']
+)
+def test_settings_of_what_is_not_chosen_may_differ(tmp_path, path):
+    claim(str(tmp_path), CONFIG)
+    claim(str(tmp_path), changed(path, 3))
+
+
+@pytest.mark.parametrize(
+    ('path', 'shown'),
+    [
+        ('encoder.resnet18.width', 'encoder.resnet18.width=64, not 3'),
+        ('optimizer.lars.momentum', 'optimizer.lars.momentum=0.9, not 3'),
+        ('objective.tcr.eps', 'objective.tcr.eps=0.2, not 3'),
+    ],
+)
+def test_settings_of_what_is_chosen_may_not(tmp_path, path, shown):
+    claim(str(tmp_path), CONFIG)
+    with pytest.raises(InputError, match=shown):
+        claim(str(tmp_path), changed(path, 3))
+
+
+def test_another_choice_is_named_before_its_settings(tmp_path):
+    claim(str(tmp_path), changed('optimizer.name', 'adamw'))
+    with pytest.raises(InputError, match=r'optimizer.name=adamw, not lars'):
+        claim(str(tmp_path), CONFIG)
 
 
 @pytest.mark.parametrize('change', [{'images': 95}, {'classes': ['a']}, {'fingerprint': '0'}])

@@ -107,6 +107,11 @@ def compare_patches(
       InputError: there is no projector, scikit-learn is not installed, the images are too few, or
         one cannot be read.
     """
+    if max_images < 1 or patches < 2 or codes < 2 or not 0 < min_expected < np.inf:
+        raise InputError(
+            f'analysis.cooccurrence: {max_images=}, {patches=}, {codes=} and {min_expected=} must '
+            'be at least 1, 2 and 2, and above 0'
+        )
     trained = encoders['trained']
     if trained.chunk < patches:
         raise InputError(
@@ -120,9 +125,7 @@ def compare_patches(
     def bags():
         progress = tqdm.tqdm(total=len(images), desc='patches', unit=' images', file=sys.stderr)
         with progress:
-            for batch in images.bags(
-                view, batch_size=trained.chunk // patches, on_error=on_error
-            ):
+            for batch in images.bags(view, batch_size=trained.chunk // patches, on_error=on_error):
                 yield batch.patches
                 progress.update(len(batch.patches))
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bagssl_jax.checkpoints import restore_items
-from bagssl_jax.data.cut import ImageBatch, cut
+from bagssl_jax.data.cut import Pixels, cut
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import Networks, init_variables, make_networks
@@ -109,7 +109,7 @@ class FrozenEncoder:
         """The number of features in 'h': d."""
         return self.widths['h']
 
-    def embed(self, images: ImageBatch, patches: int = 16, *, space: str = 'h') -> np.ndarray:
+    def embed(self, images: Pixels, patches: int = 16, *, space: str = 'h') -> np.ndarray:
         """The representation of every image: the mean of its patches' embeddings.
 
         Args:
@@ -130,7 +130,7 @@ class FrozenEncoder:
         return np.stack(means) if means else np.empty((0, self.widths[space]), np.float32)
 
     def embed_patches(
-        self, images: ImageBatch, grid: int = 16, *, space: str = 'h'
+        self, images: Pixels, grid: int = 16, *, space: str = 'h'
     ) -> tuple[np.ndarray, np.ndarray]:
         """The embedding of every patch, and where it lies.
 
@@ -178,8 +178,12 @@ class FrozenEncoder:
             run(jax.device_put(part, batch_sharded(self.mesh)))
             for part in _chunks(patches, self.chunk)
         ]
-        vectors = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-        return jax.tree.map(lambda x: x[: len(patches)].reshape(*shape, -1), vectors)  # [n d] -> [b p d]
+        vectors = (
+            parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        )
+        return jax.tree.map(
+            lambda x: x[: len(patches)].reshape(*shape, -1), vectors
+        )  # [n d] -> [b p d]
 
     def embed_each(self, bags: Iterable[np.ndarray], space: str) -> Iterator[np.ndarray]:
         """Embeds bags one after the other, with the next ones asked for in advance.
@@ -280,7 +284,7 @@ def _batches(bags: Iterable[np.ndarray], patches: int) -> Iterator[np.ndarray]:
         yield np.stack(batch)
 
 
-def _uint8_rgb(images: ImageBatch) -> list[np.ndarray] | np.ndarray:
+def _uint8_rgb(images: Pixels) -> list[np.ndarray] | np.ndarray:
     """The images, once each of them is uint8 [h w 3]; else InputError."""
     if not isinstance(images, np.ndarray):
         images = [np.asarray(image) for image in images]

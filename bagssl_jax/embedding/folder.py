@@ -27,11 +27,11 @@ Result = TypeVar('Result')
 
 
 def embed_folder(
-    *, workdir: str, images: str, out: str, patches: str, space: str, chunk: str
+    *, workdir: str, images: str, out: str, patches: int, space: str, chunk: int
 ) -> None:
     """Writes the names and the features of all images below a folder, in the order of the names.
 
-    Args, as they stand on the command line:
+    Args:
       workdir: of the run whose newest checkpoint is used.
       images: the folder, local or remote.
       out: the file, .npz or .parquet; there must be none yet.
@@ -47,11 +47,10 @@ def embed_folder(
         if not value:
             raise InputError(f'--{name} is missing: give --{name}=PATH')
     check_out(out)
-    count = _integer('patches', patches)
-    encoder = load_encoder(Run.at(workdir), chunk=_integer('chunk', chunk))
-    encoder.check(count, space)
+    encoder = load_encoder(Run.at(workdir), chunk=chunk)
+    encoder.check(patches, space)
     source = load_files(images)
-    noted = {'step': encoder.step, 'patches': count, 'space': space}
+    noted = {'step': encoder.step, 'patches': patches, 'space': space}
     settings = noted | {
         'encoder': encoder.fingerprint(),
         'patch': dataclasses.asdict(encoder.geometry),
@@ -59,7 +58,7 @@ def embed_folder(
         'images a part': PART,
     }
     parts = Parts(out, settings)
-    _write_parts(parts, source, encoder, count, space)
+    _write_parts(parts, source, encoder, patches, space)
     join(parts, out, noted)
     failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
     parts.remove()
@@ -147,10 +146,3 @@ def _map_ahead(
             yield under_way.popleft().result()
     for future in under_way:
         yield future.result()
-
-
-def _integer(flag: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f'--{flag}={text} must be a whole number') from None

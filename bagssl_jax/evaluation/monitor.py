@@ -35,9 +35,7 @@ def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], 
     split = config.probe.train_split or config.data.train_split
     images = dataset.images(split)
     if not images.class_names:
-        raise InputError(
-            f'train.monitor_every needs labels, and {dataset.name} {split} has none'
-        )
+        raise InputError(f'train.monitor_every needs labels, and {dataset.name} {split} has none')
     part = images.part(IMAGES, seed=config.seed)
     geometry = PatchGeometry.of(config.patches)
     layout = grid_layout(geometry, (PATCHES,), ('mean',))

@@ -69,9 +69,10 @@ def evaluate(plan: Plan, run: Run) -> None:
                         'aggregation': representation.aggregation,
                         'flip': plan.flip,
                     },
+                    seed=plan.seed,
                     fresh_crops=_fresh_crops(plan, one, chunked[name], space, len(train_labels)),
                 )
-                rows += score_all(case, plan.probes, labels=plan.labels, seed=plan.seed)
+                rows += score_all(case, plan.probes, plan.labels)
             found = {'dataset': plan.dataset.name, 'step': trained.step, 'rows': rows}
             results.write(run, found)  # after every pass: the next one may take hours
     print(results.table(found))

@@ -27,6 +27,7 @@ class Case:
     test_y: np.ndarray  # int [m]
     num_classes: int
     about: Mapping[str, Any]  # what a row says of the features: encoder, view, patches, ...
+    seed: int  # of which images are drawn, and of whatever a probe draws
     labels: str = ALL  # which images of the training split these are: 'all', '5' a class, '1%'
     fresh_crops: Batches | None = None  # as `fit_sgd` takes them; None where there are none
 
@@ -36,33 +37,27 @@ class Case:
 
 
 def score_all(
-    case: Case,
-    names: Sequence[str],
-    labels: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    seed: int,
+    case: Case, probes: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
 ) -> list[Row]:
     """The rows of one set of features: for each of `labels`, then of what takes all images.
 
     Args:
       case: the features, of all images of the training split.
-      names: of probes, keys of `PROBES`.
+      probes: names, keys of `PROBES`, with the settings of each.
       labels: which images of the training split to learn from, as `check_labels` has them.
-      settings: each probe's own, by its name.
-      seed: of which images are drawn, and of whatever a probe draws.
 
     Raises:
       InputError: what the probes refuse, or labels that are not there.
     """
     rows = []
     for part in labels:
-        given = _few(case, part, seed)
-        for name in names:
+        given = _few(case, part)
+        for name, settings in probes.items():
             if PROBES[name].few_labels:
-                rows += _scored(given, name, settings[name], seed)
-    for name in names:
+                rows += _scored(given, name, settings)
+    for name, settings in probes.items():
         if not PROBES[name].few_labels:
-            rows += _scored(case, name, settings[name], seed)
+            rows += _scored(case, name, settings)
     return rows
 
 
@@ -72,33 +67,32 @@ def check_labels(text: str) -> None:
         parse_labels(text)
 
 
-def _few(case: Case, labels: str, seed: int) -> Case:
+def _few(case: Case, labels: str) -> Case:
     if labels == ALL:
         return case
-    drawn = few(case.train_y, **parse_labels(labels), seed=seed)
+    drawn = few(case.train_y, **parse_labels(labels), seed=case.seed)
     return dataclasses.replace(
         case, train_x=case.train_x[drawn], train_y=case.train_y[drawn], labels=labels
     )
 
 
-def _scored(case: Case, name: str, settings: Mapping[str, Any], seed: int) -> list[Row]:
-    found = PROBES[name].rows(case, seed=seed, **settings)
+def _scored(case: Case, name: str, settings: Mapping[str, Any]) -> list[Row]:
+    found = PROBES[name].rows(case, **settings)
     sizes = {'n_test': len(case.test_y), 'n_train': len(case.train_y)}
     return [{**case.about, 'labels': case.labels, **row, **sizes} for row in found]
 
 
-def _linear(case: Case, *, seed: int) -> list[Row]:
-    del seed
+def _linear(case: Case) -> list[Row]:
     found = fit_linear(*case.splits, num_classes=case.num_classes)
     return [_row('linear', found.score, found.chosen._asdict())]
 
 
-def _sgd(case: Case, *, seed: int, epochs: int) -> list[Row]:
-    found = fit_sgd(*case.splits, num_classes=case.num_classes, epochs=epochs, seed=seed)
+def _sgd(case: Case, *, epochs: int) -> list[Row]:
+    found = fit_sgd(*case.splits, num_classes=case.num_classes, epochs=epochs, seed=case.seed)
     return [_row('sgd', found.score, found.chosen._asdict())]
 
 
-def _sgd_augmented(case: Case, *, seed: int, epochs: int) -> list[Row]:
+def _sgd_augmented(case: Case, *, epochs: int) -> list[Row]:
     """The linear probe that sees fresh random crops in every epoch, where there are any."""
     if case.fresh_crops is None:
         return []
@@ -106,15 +100,14 @@ def _sgd_augmented(case: Case, *, seed: int, epochs: int) -> list[Row]:
         *case.splits,
         num_classes=case.num_classes,
         epochs=epochs,
-        seed=seed,
+        seed=case.seed,
         augmented=case.fresh_crops,
     )
     return [_row('sgd_augmented', found.score, found.chosen._asdict())]
 
 
-def _knn(case: Case, *, seed: int) -> list[Row]:
+def _knn(case: Case) -> list[Row]:
     """With the usual k and temperature, and with those that the training split chooses."""
-    del seed
     found = fit_knn(*case.splits, num_classes=case.num_classes)
     return [
         _row('knn', found.fixed, {'k': K, 'temperature': TEMPERATURE}),
@@ -122,21 +115,18 @@ def _knn(case: Case, *, seed: int) -> list[Row]:
     ]
 
 
-def _alignment(case: Case, *, seed: int) -> list[Row]:
+def _alignment(case: Case) -> list[Row]:
     """Of the means of unit vectors, in bags of two patches or more; no row for all others."""
-    del seed
     if case.about['aggregation'] != 'mean_unit' or case.about['patches'] < 2:
         return []
     return [_value_row('alignment', alignment(case.train_x, case.about['patches']))]
 
 
-def _rankme(case: Case, *, seed: int) -> list[Row]:
-    del seed
+def _rankme(case: Case) -> list[Row]:
     return [_value_row('rankme', rankme(case.train_x))]
 
 
-def _uniformity(case: Case, *, seed: int) -> list[Row]:
-    del seed
+def _uniformity(case: Case) -> list[Row]:
     return [_value_row('uniformity', uniformity(case.train_x))]
 
 
@@ -158,7 +148,7 @@ def _value_row(name: str, value: float) -> Row:
 class Probe(NamedTuple):
     """An entry of the registry."""
 
-    rows: Callable[..., list[Row]]  # (case, *, seed, and its settings as keywords) -> its rows
+    rows: Callable[..., list[Row]]  # (case, and its settings as keywords) -> its rows
     few_labels: bool  # scored with each of the asked labels, else once with all
 
 

@@ -25,9 +25,7 @@ from bagssl_jax.training.state import from_items, to_items
 Monitor = Callable[[Any], dict[str, float]]
 
 
-def train(
-    config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | None = None
-) -> None:
+def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | None = None) -> None:
     """Trains as `config` says, from the newest checkpoint of `run` where there is one.
 
     Interrupted and started again, it goes on bit for bit as if nothing had happened: batches
@@ -171,9 +169,10 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     devices = f'{mesh.size} {mesh.devices.flat[0].device_kind} device{"s" * (mesh.size > 1)}'
     begin = f'from step {start:,} ' if start else ''
     encoder, total = config.encoder, training.total_steps
+    width = encoder[encoder.name].width
     print(
         f'{config.objective.name} on {len(training.images):,} images of {config.data.name}, '
-        f'{config.patches.count} patches each; {encoder.name} of width {encoder.width} in '
+        f'{config.patches.count} patches each; {encoder.name} of width {width} in '
         f'{encoder.dtype}; {begin}to step {total:,} with {config.data.batch_size} images a step '
         f'on {devices}',
         file=sys.stderr,

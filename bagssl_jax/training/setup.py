@@ -15,14 +15,14 @@ from ml_collections import ConfigDict
 from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
 from bagssl_jax.data import crops, pipeline
-from bagssl_jax.data.datasets import Images, open_dataset
+from bagssl_jax.data.datasets import Dataset, Images
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_encoder, make_projector
+from bagssl_jax.models import make_networks
 from bagssl_jax.objectives import make_objective
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
-from bagssl_jax.training.state import Networks, TrainState, create_state
+from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
 
@@ -40,15 +40,20 @@ class Training(NamedTuple):
     spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
 
 
-def set_up(config: ConfigDict) -> Training:
+def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     """Builds everything, on all devices, and writes nothing.
+
+    Args:
+      config: the resolved configuration.
+      dataset: that `config.data` names.
 
     Raises:
       InputError: the configuration cannot be carried out.
     """
     mesh = make_mesh()
     _check(config, mesh)
-    images, random_crops = _open_data(config)
+    images, geometry = dataset.images(config.data.train_split), PatchGeometry.of(config.patches)
+    random_crops = _make_crops(config, images, geometry)
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
     per_epoch = pipeline.steps_per_epoch(len(images.source), config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
@@ -58,7 +63,7 @@ def set_up(config: ConfigDict) -> Training:
         )
     monitor_every = max(1, round(config.train.monitor_every * per_epoch))
     schedule = _schedule(config, total, per_epoch)
-    cut = _make_cut(config, images)
+    cut = _make_cut(config, images, geometry)
     return Training(
         mesh,
         images,
@@ -66,7 +71,7 @@ def set_up(config: ConfigDict) -> Training:
         total,
         monitor_every,
         schedule,
-        *_build(config, schedule, total, cut, mesh),
+        *_build(config, schedule, total, cut, geometry.input_side, mesh),
     )
 
 
@@ -87,7 +92,6 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         ('data.workers', 0, math.inf),
         ('optimizer.learning_rate', 0, math.inf),
         ('optimizer.weight_decay', 0, math.inf),
-        ('optimizer.momentum', 0, 1),
         ('optimizer.warmup_epochs', 0, 1e9),
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
@@ -104,18 +108,18 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _open_data(config: ConfigDict) -> tuple[Images, crops.RandomCrops]:
-    """The training images, and what places their patches; both known to fit."""
-    images = open_dataset(config.data).images(config.data.train_split)
-    geometry = PatchGeometry.of(config.patches)
+def _make_crops(config: ConfigDict, images: Images, geometry: PatchGeometry) -> crops.RandomCrops:
+    """What places the patches, once it is known to fit the images."""
     geometry.check(images.image_shape)
     random_crops = crops.make_crops(config.crops, config.patches.count, geometry, config.multiscale)
     height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
-    return images, random_crops
+    return random_crops
 
 
-def _make_cut(config: ConfigDict, images: Images) -> Callable[[Inputs], jax.Array]:
+def _make_cut(
+    config: ConfigDict, images: Images, geometry: PatchGeometry
+) -> Callable[[Inputs], jax.Array]:
     """What makes patches of the pipeline's inputs, on the device."""
     if config.data.crop_on == 'host':
         return operator.itemgetter('patches')
@@ -124,9 +128,7 @@ def _make_cut(config: ConfigDict, images: Images) -> Callable[[Inputs], jax.Arra
             f'data.crop_on=device needs images of one size, and those of {config.data.name} may '
             'differ: leave data.crop_on=host'
         )
-    geometry, size = PatchGeometry.of(config.patches), 0
-    if config.crops == 'fixed':
-        size = geometry.side(*images.image_shape)
+    size = geometry.side(*images.image_shape) if config.crops == 'fixed' else 0
     return lambda inputs: device_crops.cut(
         inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
     )
@@ -147,26 +149,25 @@ def _build(
     schedule: optax.Schedule,
     total: int,
     cut: Callable[[Inputs], jax.Array],
+    side: int,
     mesh: Mesh,
 ) -> tuple[TrainState, Callable, Callable]:
     """The fresh state, the training step and the measure of spread."""
-    name, dtype = config.objective.name, config.encoder.dtype
+    name = config.objective.name
     objective = make_objective(name, config.objective.get(name, {}))
-    predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
-    if predictor is not None and config.predictor.widths[-1] != config.projector.widths[-1]:
+    networks = make_networks(config, predictor=objective.target)
+    if networks.projector is None:
+        raise InputError('projector.widths=() has no layer: give positive integers, as in 256,64')
+    if objective.target and config.predictor.widths[-1] != config.projector.widths[-1]:
         raise InputError(
             f'predictor.widths={config.predictor.widths} must end, as projector.widths='
             f'{config.projector.widths} does, in the width of the projection'
         )
-    networks = Networks(
-        make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
-    )
     optimizer = make_optimizer(
         config.optimizer.name,
+        config.optimizer.get(config.optimizer.name, {}),
         schedule,
         weight_decay=config.optimizer.weight_decay,
-        momentum=config.optimizer.momentum,
-        trust_coefficient=config.optimizer.trust_coefficient,
     )
     transform = functools.partial(augment, **config.augment)
     # Refuses settings out of their range now, and not after the first file is written.
@@ -185,5 +186,5 @@ def _build(
         **options,
     )
     spread_fn = make_spread_step(networks, **options)
-    state = create_state(networks, optimizer, config.seed)
+    state = create_state(networks, optimizer, config.seed, side=side)
     return jax.device_put(state, replicated(mesh)), step_fn, spread_fn

@@ -117,10 +117,8 @@ def parse(
     overrides = _parsed(first, argv, known_only=True)
     if workdir and not first.workdir:
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
-    if config_file:
-        config = _read_file(first.config)
-    else:
-        config = ConfigDict(Run.at(first.workdir).config)
+    run = Run.at(first.workdir) if workdir else None
+    config = _read_file(first.config) if config_file else ConfigDict(run.read_config())
     overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config)]
     _check_keys(overrides[1:], config, None if config_file else settable)
 
@@ -133,8 +131,12 @@ def parse(
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
     config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
-    run_of = [Run.at(first.workdir)] if workdir else []
-    return config.lock(), *given, *run_of, *(first[name].value for name in extra_flags)
+    return (
+        config.lock(),
+        *given,
+        *([run] if workdir else []),
+        *(first[name].value for name in extra_flags),
+    )
 
 
 def _exit_after(start: Callable[[], None], usage: str) -> None:

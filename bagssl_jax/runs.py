@@ -55,8 +55,7 @@ class Run:
     def __str__(self) -> str:
         return str(self.directory)
 
-    @property
-    def config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
         """The resolved configuration, nested, laid over the defaults.
 
         Raises:
@@ -72,8 +71,7 @@ class Run:
         except InputError as error:
             raise InputError(f'{self.directory / "config.json"}: {error}') from None
 
-    @property
-    def data(self) -> dict[str, Any] | None:
+    def read_data(self) -> dict[str, Any] | None:
         """What `claim` wrote down of the training images; None where it wrote nothing."""
         return self.read_json('data.json')
 
@@ -84,7 +82,7 @@ class Run:
 
     @property
     def scratch(self) -> str | None:
-        """A directory for temporary files: the run's own, or None, the system's, of a remote run."""
+        """A directory for temporary files: the run's own; None, for the system's, if that is remote."""
         return None if '://' in str(self) else str(self)
 
     def claim(self, config: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
@@ -103,14 +101,14 @@ class Run:
             differs, or a run on other images, or cannot be written.
         """
         if self.read_json('config.json') is not None:
-            new, old = _flat(over_defaults(config)), _flat(self.config)
+            new, old = _flat(over_defaults(config)), _flat(self.read_config())
             for key in [*new, *(key for key in old if key not in new)]:
                 if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
                     raise InputError(
                         f'{self} holds a run with {key}={old.get(key)}, not {new.get(key)}: '
                         'give another --workdir, or the configuration of that run'
                     )
-        began = self.data
+        began = self.read_data()
         if data and began and began != data:
             raise InputError(
                 f'the training images are not those that the run in {self} began with '

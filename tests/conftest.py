@@ -1,7 +1,11 @@
 """Eight CPU devices, a persistent compilation cache, and strict JAX settings for every test."""
 
+import contextlib
 import os
 import pathlib
+import subprocess
+import sys
+import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -19,6 +23,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 import pytest  # noqa: E402
 
 from bagssl_jax import cli  # noqa: E402
+from bagssl_jax.checkpoints import Checkpoints  # noqa: E402
+from bagssl_jax.data.geometry import PatchGeometry  # noqa: E402
+from bagssl_jax.models import init_variables, make_networks  # noqa: E402
+from bagssl_jax.runs import Run  # noqa: E402
 
 # The shipped quickstart, small enough to train in a second or two.
 SHRUNK = (
@@ -68,3 +76,47 @@ def refusal(capsys, start):
     line, end = captured.err.split('\n', 1)
     assert end == ''
     return line
+
+
+def save_run(workdir, *overrides, steps=(3,)):
+    """A run of the quickstart's networks, which have what seed STEP gives after STEP steps."""
+    quickstart = f'--config={REPOSITORY}/configs/quickstart.py'
+    config, run = cli.parse(
+        ['main', f'--workdir={workdir}', quickstart, *overrides], config_file=True
+    )
+    networks, side = make_networks(config), PatchGeometry.of(config.patches).input_side
+    run.claim(config.to_dict(), None)
+    with contextlib.closing(Checkpoints(run, keep=9)) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, init_variables(networks, step, side=side), {})
+    return str(workdir)
+
+
+def start(module, *arguments, **options):
+    """Starts a program as a person does, with two devices."""
+    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    return subprocess.Popen(
+        [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(module, *arguments, **options):
+    """Runs a program to its end: exit status, standard output and standard error."""
+    process = start(module, *arguments, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def wait_for_checkpoint(process, workdir):
+    """Returns when the run has saved some step and goes on."""
+    checkpoints = Run.at(workdir).checkpoints
+    while process.poll() is None:
+        if checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir()):
+            return
+        time.sleep(0.005)
+    pytest.fail(f'ended before it was interrupted: {process.stderr.read()}')

@@ -9,8 +9,8 @@ from bagssl_jax.defaults import get_config, over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import ENCODERS
 from bagssl_jax.objectives import OBJECTIVES
+from bagssl_jax.runs import Run
 from bagssl_jax.training.optimizers import OPTIMIZERS
-from bagssl_jax.workdir import claim, read_config
 
 # Written by version 0.1, before encoders and optimisers had groups of their own.
 OLD = REPOSITORY / 'tests' / 'data' / 'config_of_0_1.json'
@@ -56,7 +56,7 @@ def test_the_defaults_over_themselves_are_the_defaults():
 
 
 def test_an_older_run_is_read(old_run):
-    config = read_config(old_run)
+    config = Run.at(old_run).read_config()
     assert config['encoder']['tiny'] == {'width': 16}
     assert not {'width', 'stem', 'zero_init_last'} & config['encoder'].keys()
     assert config['optimizer']['adamw'] == {}
@@ -77,11 +77,11 @@ def test_an_older_run_is_probed(old_run):
 def test_an_older_run_is_gone_on_with(old_run):
     argv = ['main', f'--workdir={old_run}', f'--config={REPOSITORY}/configs/quickstart.py']
     config, _ = cli.parse(argv, config_file=True)
-    claim(old_run, config.to_dict(), None)
-    assert read_config(old_run) == config.to_dict()
+    Run.at(old_run).claim(config.to_dict(), None)
+    assert Run.at(old_run).read_config() == config.to_dict()
     config, _ = cli.parse([*argv, '--config.encoder.width=32'], config_file=True)
     with pytest.raises(InputError, match=r'encoder.tiny.width=16, not 32'):
-        claim(old_run, config.to_dict(), None)
+        Run.at(old_run).claim(config.to_dict(), None)
 
 
 def test_moved_keys_are_those_of_the_chosen_entry():
@@ -136,15 +136,15 @@ def test_whole_numbers_serve_as_floats():
 def test_what_cannot_be_read_is_one_line(tmp_path, changes, message):
     (tmp_path / 'config.json').write_text(json.dumps(old(**changes)))
     with pytest.raises(InputError) as error:
-        read_config(str(tmp_path))
+        Run.at(tmp_path).read_config()
     assert str(error.value).startswith(f'{tmp_path}/config.json: {message}')
     assert '\n' not in str(error.value)
 
 
 def test_a_file_that_holds_no_configuration_is_refused(tmp_path):
     (tmp_path / 'config.json').write_text('[1]')
-    with pytest.raises(InputError, match=r'config.json: a configuration=\[1\] must be a group'):
-        read_config(str(tmp_path))
+    with pytest.raises(InputError, match='config.json is damaged: it holds no JSON object'):
+        Run.at(tmp_path).read_config()
 
 
 def test_what_is_not_chosen_says_nothing():

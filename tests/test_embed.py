@@ -5,7 +5,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from saved_runs import save_run
+from conftest import save_run
 
 import bagssl_jax
 from bagssl_jax import cli, embed
@@ -94,7 +94,7 @@ def test_parquet(start, tmp_path):
 
 def test_goes_on_where_it_was_interrupted(start, tmp_path, monkeypatch):
     assert start(out='whole.npz')[0] == 0
-    bags = encoders.Encoder.embed_bags
+    bags = encoders.FrozenEncoder.embed_each
     seen = []
 
     def recorded(self, bags_, *arguments, **keywords):
@@ -104,7 +104,7 @@ def test_goes_on_where_it_was_interrupted(start, tmp_path, monkeypatch):
             seen.append(embedded)
             yield embedded
 
-    monkeypatch.setattr(encoders.Encoder, 'embed_bags', recorded)
+    monkeypatch.setattr(encoders.FrozenEncoder, 'embed_each', recorded)
     status, err = start()
     assert (status, err.splitlines()[-1]) == (130, 'interrupted')
     parts = tmp_path / 'features.npz.parts'

@@ -5,9 +5,10 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from saved_runs import save_run
+from conftest import save_run
 
 import bagssl_jax
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import Networks, init_variables, make_encoder, make_projector
 
@@ -68,7 +69,8 @@ def test_says_what_was_loaded(encoder):
     assert encoder.step == 3
     assert encoder.width == 8 * 16
     assert encoder.widths == {'h': 128, 'z': 64}
-    assert encoder.config['encoder']['name'] == 'tiny'
+    assert type(encoder.networks.encoder) is type(ENCODER)
+    assert encoder.geometry == PatchGeometry(size=16, scale=0.25, resize=16)
 
 
 @pytest.mark.parametrize('space', ['h', 'z'])

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import SHRUNK
-from test_main import run, start, wait_for_checkpoint
+from conftest import SHRUNK, run, start, wait_for_checkpoint
 
 from bagssl_jax.data import photos
 

@@ -32,7 +32,7 @@ from bagssl_jax.interop import transfer
 from bagssl_jax.interop.layouts import find_backbone
 from bagssl_jax.interop.names import from_torchvision, to_torchvision
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_encoder
-from bagssl_jax.workdir import read_config
+from bagssl_jax.runs import Run
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +176,7 @@ def test_an_import_is_a_run_like_any_other(imported):
     assert (config.projector.widths, config.probe.patches) == ((), (1, 9))
     assert config.imported.prefix == 'model.module.backbone.'
     expected = linen(find_backbone(load_file(file)).arrays)
-    step, items = restore_items(str(workdir), {'encoder': expected})
+    step, items = restore_items(Run.at(workdir), {'encoder': expected})
     assert step == 0
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), items['encoder'], expected))
 
@@ -184,7 +184,7 @@ def test_an_import_is_a_run_like_any_other(imported):
 def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
     argv = ['main', '--workdir=x', f'--config={REPOSITORY}/configs/default.py']
     training = cli.parse(argv, config_file=True)[0].to_dict()
-    config = read_config(str(imported[0]))
+    config = Run.at(imported[0]).read_config()
     assert config.keys() - training.keys() == {'imported'}
     for group in config.keys() - {'imported', 'seed', 'crops'}:
         assert config[group].keys() == training[group].keys()
@@ -207,7 +207,7 @@ def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
     config = shrunk('--config.encoder.name=resnet18')
     variables = linen(weights('resnet18', stem='cifar'), stem='cifar')
     (tmp_path / 'config.json').write_text(config.to_json())
-    with contextlib.closing(Checkpoints(str(tmp_path), keep=2)) as checkpoints:
+    with contextlib.closing(Checkpoints(Run.at(tmp_path), keep=2)) as checkpoints:
         for step in (4, 8):
             items = {'encoder': variables, 'training': {'step': np.array(step)}}
             checkpoints.save(step, items, {'unlogged': []})
@@ -230,18 +230,18 @@ def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
     assert 'resnet18 of width 4, cifar stem' in settings
     assert '(0.5, 0.5, 0.5)' in settings
     assert '--stem=cifar_pad2' in hint
-    assert read_config(str(tmp_path / 'run'))['patches']['resize'] == 32
+    assert Run.at(tmp_path / 'run').read_config()['patches']['resize'] == 32
 
 
 def test_another_import_is_refused_in_the_same_place_but_the_same_is_not(imported, tmp_path):
     workdir, file = imported
-    before = json.dumps(read_config(str(workdir)))
+    before = json.dumps(Run.at(workdir).read_config())
     transfer(**flags(workdir, checkpoint=str(file)))
     other = tmp_path / file.name
     save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18', seed=1))), other)
     with pytest.raises(InputError, match=r'holds a run with imported.sha256'):
         transfer(**flags(workdir, checkpoint=str(other)))
-    assert json.dumps(read_config(str(workdir))) == before
+    assert json.dumps(Run.at(workdir).read_config()) == before
 
 
 def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):

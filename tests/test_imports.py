@@ -9,11 +9,20 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 FLOORS = [
     ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
-    ['analysis', 'benchmarks', 'embedding'],
+    ['analysis', 'benchmarks'],
     ['training', 'evaluation', 'interop'],
-    ['probes'],
-    ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
-    ['parallel', 'records', 'workdir'],
+    ['embedding', 'probes'],
+    [
+        'data',
+        'objectives',
+        'models',
+        'augment',
+        'checkpoints',
+        'collapse',
+        'device_crops',
+        'records',
+    ],
+    ['parallel', 'runs'],
     ['defaults'],
     ['errors'],
 ]
@@ -31,6 +40,7 @@ ONLY_IN = {
     'ml_collections': {
         'cli',
         'main',
+        'probe',
         'training',
         'evaluation',
         'analysis',
@@ -89,6 +99,14 @@ def test_imports_go_strictly_downward_between_rooms():
 def test_probes_know_arrays_alone():
     known = {room(b) for a, b in inner_edges() if room(a) == 'probes'}
     assert known == {'probes', 'parallel', 'errors'}
+
+
+def test_training_and_evaluation_meet_in_the_checkpoint():
+    known = {room(a): set() for a, _ in inner_edges()}
+    for a, b in inner_edges():
+        known[room(a)].add(room(b))
+    assert not known['training'] & {'evaluation', 'embedding', 'probes'}
+    assert 'training' not in known['evaluation']
 
 
 def test_no_imports_in_a_circle():

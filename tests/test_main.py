@@ -1,53 +1,22 @@
 """The programs as a person runs them: bagssl_jax.main and bagssl_jax.probe."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SHRUNK, refusal
+from conftest import REPOSITORY, SHRUNK, refusal, run, start, wait_for_checkpoint
 
 from bagssl_jax import analyze, cli, main, probe
+from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.monitor import make_monitor
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
-
-
-def start(module, *arguments, **options):
-    """Starts a program from an empty directory, with two devices."""
-    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
-    return subprocess.Popen(
-        [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def run(module, *arguments, **options):
-    process = start(module, *arguments, **options)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def wait_for_checkpoint(process, workdir):
-    """Returns when the run has saved some step and goes on."""
-    checkpoints = workdir / 'checkpoints'
-    while process.poll() is None:
-        if checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir()):
-            return
-        time.sleep(0.005)
-    pytest.fail(f'ended before it was interrupted: {process.stderr.read()}')
 
 
 @pytest.fixture(scope='module')
@@ -186,7 +155,7 @@ def refused(capsys, monkeypatch, module, *arguments):
     monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *arguments])
     program, usage, from_file = {
         main: (main.main, main.__doc__, True),
-        probe: (probe.evaluate, probe.__doc__, False),
+        probe: (probe.probe, probe.__doc__, False),
     }[module]
     return refusal(capsys, lambda: cli.run(program, usage, config_file=from_file))
 
@@ -417,7 +386,7 @@ def test_a_monitor_needs_labels(shrunk, tmp_path):
     folder = ['--config.data.name=folder', f'--config.data.dir={tmp_path}']
     config = shrunk(*folder, '--config.data.train_split=train')
     with pytest.raises(InputError, match=r'train\.monitor_every needs labels'):
-        make_monitor(config)
+        make_monitor(config, open_dataset(config.data))
 
 
 def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):

@@ -9,7 +9,6 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.models import (
     Networks,
     init_variables,
-    input_side,
     make_encoder,
     make_networks,
     make_projector,
@@ -142,15 +141,6 @@ def test_networks_are_those_of_the_configuration():
     assert make_networks(config.to_dict()) == (encoder, projector, None)
     config.projector.widths = ()
     assert make_networks(config) == (encoder, None, None)
-
-
-@pytest.mark.parametrize(
-    ('size', 'resize', 'expected'), [(16, 0, 16), (16, 24, 24), (0, 24, 24), (0, 0, 32)]
-)
-def test_an_encoder_is_initialised_for_its_patches(size, resize, expected):
-    config = get_config()
-    config.patches.size, config.patches.resize = size, resize
-    assert input_side(config) == expected
 
 
 class Positioned(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.analysis.cooccurrence import cooccurrence
+from bagssl_jax.analysis import cooccurrence
 from bagssl_jax.analysis.look import Look
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
@@ -14,7 +14,7 @@ from bagssl_jax.runs import Run
 
 # Each takes the trained encoder, the untrained one, and training images; further the keyword
 # arguments seed and on_error, and those of its own group in config.analysis.
-ANALYSES: dict[str, Callable[..., Look]] = {'cooccurrence': cooccurrence}
+ANALYSES: dict[str, Callable[..., Look]] = {'cooccurrence': cooccurrence.look}
 
 
 def analyze(config: ConfigDict, run: Run, what: str) -> None:

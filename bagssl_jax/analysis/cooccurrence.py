@@ -29,7 +29,7 @@ from bagssl_jax.errors import InputError
 THUMBNAIL = 8
 
 
-def cooccurrence(
+def look(
     trained: FrozenEncoder,
     untrained: FrozenEncoder,
     images: Images,

@@ -41,7 +41,7 @@ def load_encoder(run: Run, *, chunk: int, mesh: Mesh | None = None) -> 'FrozenEn
     """
     if chunk < 1:
         raise InputError(f'chunk={chunk} must be a positive number of patches')
-    config = run.config
+    config = run.read_config()
     networks, geometry = make_networks(config), PatchGeometry.of(config['patches'])
     mesh = make_mesh(jax.local_devices()) if mesh is None else mesh
     shapes = jax.eval_shape(lambda: init_variables(networks, 0, side=geometry.input_side))
@@ -265,7 +265,7 @@ def _embed(
 
 
 def _chunks(patches: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
-    """The patches, `chunk` at a time, the last of them with zeros behind: one program serves all."""
+    """The patches, `chunk` at a time, with zeros behind the last: one program serves all."""
     for start in range(0, len(patches), chunk):
         part = patches[start : start + chunk]
         missing = chunk - len(part)

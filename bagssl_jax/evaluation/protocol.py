@@ -1,4 +1,4 @@
-"""The protocol carried out: embeddings by the trained and the untrained encoder, and their probes."""
+"""The protocol carried out: images are embedded by both encoders, and probed."""
 
 import functools
 import sys
@@ -30,7 +30,7 @@ def evaluate(plan: Plan, run: Run) -> None:
         on, or an image cannot be read.
     """
     trained = load_encoder(run, mesh=make_mesh(), chunk=1)
-    encoders = {'trained': trained, 'untrained': trained.untrained(run.config['seed'])}
+    encoders = {'trained': trained, 'untrained': trained.untrained(run.read_config()['seed'])}
     _check_classes(plan, run)
 
     rows, left_out = [], set()
@@ -106,8 +106,8 @@ def _embed_crops(encoder: FrozenEncoder, space: str, flip: bool, crops: np.ndarr
 
 def _check_classes(plan: Plan, run: Run) -> None:
     """Raises InputError where a data set has other classes than when its name was trained on."""
-    trained_on = run.data
-    same_name = run.config['data']['name'] == plan.dataset.name
+    trained_on = run.read_data()
+    same_name = run.read_config()['data']['name'] == plan.dataset.name
     if trained_on and trained_on['classes'] and same_name:
         old, new = set(trained_on['classes']), set(plan.train.class_names)
         if trained_on['classes'] != list(plan.train.class_names):

@@ -86,7 +86,7 @@ def export_checkpoint(run: Run, path: str) -> None:
       InputError: there is no undamaged checkpoint, its encoder is not a ResNet, or the file cannot
         be written.
     """
-    config = run.config
+    config = run.read_config()
     name, encoder = config['encoder']['name'], make_networks(config).encoder
     if not isinstance(encoder, ResNet):
         raise InputError(

@@ -2,17 +2,16 @@ import copy
 
 import pytest
 
-from bagssl_jax import workdir
 from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
-from bagssl_jax.workdir import read_config, read_data
+from bagssl_jax.runs import Run
 
 CONFIG = get_config().to_dict()
 DATA = {'images': 96, 'classes': ['a', 'b'], 'fingerprint': '12ab'}
 
 
 def claim(directory, config, data=DATA):
-    workdir.claim(directory, config, data)
+    Run.at(directory).claim(config, data)
 
 
 def changed(path, value):
@@ -26,13 +25,13 @@ def changed(path, value):
 
 
 def test_the_configuration_is_written_and_read(tmp_path):
-    claim(str(tmp_path / 'new' / 'run'), CONFIG)
-    assert read_config(str(tmp_path / 'new' / 'run')) == CONFIG
+    claim(tmp_path / 'new' / 'run', CONFIG)
+    assert Run.at(tmp_path / 'new' / 'run').read_config() == CONFIG
 
 
 def test_the_same_configuration_may_come_again(tmp_path):
-    claim(str(tmp_path), CONFIG)
-    claim(str(tmp_path), CONFIG)
+    claim(tmp_path, CONFIG)
+    claim(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +43,26 @@ def test_the_same_configuration_may_come_again(tmp_path):
     ],
 )
 def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path, path, value, shown):
-    claim(str(tmp_path), CONFIG)
+    claim(tmp_path, CONFIG)
     before = (tmp_path / 'config.json').read_text()
     with pytest.raises(InputError, match=shown):
-        claim(str(tmp_path), changed(path, value))
+        claim(tmp_path, changed(path, value))
     assert (tmp_path / 'config.json').read_text() == before
 
 
 @pytest.mark.parametrize(('path', 'value'), [('data.workers', 2), ('probe.patches', (1,))])
 def test_what_does_not_change_the_learning_may_differ(tmp_path, path, value):
-    claim(str(tmp_path), CONFIG)
-    claim(str(tmp_path), changed(path, value))
-    assert read_config(str(tmp_path)) == changed(path, value)
+    claim(tmp_path, CONFIG)
+    claim(tmp_path, changed(path, value))
+    assert Run.at(tmp_path).read_config() == changed(path, value)
 
 
 @pytest.mark.parametrize(
     'path', ['encoder.tiny.width', 'optimizer.sgd.momentum', 'objective.vicreg.variance_weight']
 )
 def test_settings_of_what_is_not_chosen_may_differ(tmp_path, path):
-    claim(str(tmp_path), CONFIG)
-    claim(str(tmp_path), changed(path, 3))
+    claim(tmp_path, CONFIG)
+    claim(tmp_path, changed(path, 3))
 
 
 @pytest.mark.parametrize(
@@ -75,34 +74,34 @@ def test_settings_of_what_is_not_chosen_may_differ(tmp_path, path):
     ],
 )
 def test_settings_of_what_is_chosen_may_not(tmp_path, path, shown):
-    claim(str(tmp_path), CONFIG)
+    claim(tmp_path, CONFIG)
     with pytest.raises(InputError, match=shown):
-        claim(str(tmp_path), changed(path, 3))
+        claim(tmp_path, changed(path, 3))
 
 
 def test_another_choice_is_named_before_its_settings(tmp_path):
-    claim(str(tmp_path), changed('optimizer.name', 'adamw'))
+    claim(tmp_path, changed('optimizer.name', 'adamw'))
     with pytest.raises(InputError, match=r'optimizer.name=adamw, not lars'):
-        claim(str(tmp_path), CONFIG)
+        claim(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize('change', [{'images': 95}, {'classes': ['a']}, {'fingerprint': '0'}])
 def test_other_images_are_refused(tmp_path, change):
-    claim(str(tmp_path), CONFIG)
+    claim(tmp_path, CONFIG)
     with pytest.raises(InputError, match=r'not those that the run in .* began with \(96 then'):
-        claim(str(tmp_path), CONFIG, {**DATA, **change})
-    assert read_data(str(tmp_path)) == DATA
+        claim(tmp_path, CONFIG, {**DATA, **change})
+    assert Run.at(tmp_path).read_data() == DATA
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='cannot be written'):
-        claim(str(tmp_path / 'file' / 'run'), CONFIG)
+        claim(tmp_path / 'file' / 'run', CONFIG)
 
 
 def test_a_directory_without_a_run_says_so(tmp_path):
     with pytest.raises(InputError, match='no run in'):
-        read_config(str(tmp_path))
+        Run.at(tmp_path).read_config()
     (tmp_path / 'config.json').write_text('{"seed": ')
     with pytest.raises(InputError, match=r'config.json is damaged'):
-        read_config(str(tmp_path))
+        Run.at(tmp_path).read_config()

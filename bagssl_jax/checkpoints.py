@@ -35,7 +35,7 @@ class Checkpoints:
         """Starts saving, and returns when the arrays may be overwritten. A saved step stays."""
         if step in self._manager.all_steps():
             return
-        digests = {name: int(_digest(tree)) for name, tree in items.items()}
+        digests = {name: int(digest(tree)) for name, tree in items.items()}
         # A copy: it is written in the background, while the caller goes on.
         meta = copy.deepcopy({'digests': digests, 'position': position})
         self._manager.save(
@@ -142,7 +142,7 @@ def _restore(directory: epath.Path, targets: Mapping[str, Tree]) -> tuple[dict, 
     except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
         raise _DamagedError(textwrap.shorten(str(error), 100)) from error
     for name in targets:
-        if int(_digest(restored[name])) != restored.meta['digests'][name]:
+        if int(digest(restored[name])) != restored.meta['digests'][name]:
             raise _DamagedError(f'the digest of {name} differs')
     return {name: restored[name] for name in targets}, restored.meta['position']
 
@@ -152,7 +152,7 @@ def _abstract(x):
 
 
 @jax.jit
-def _digest(tree: Tree) -> jax.Array:
+def digest(tree: Tree) -> jax.Array:
     """A checksum of a tree of arrays, uint32 []; the same on any number of devices.
 
     Integer sums wrap around and do not depend on the order. Odd factors are invertible modulo

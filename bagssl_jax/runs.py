@@ -82,7 +82,7 @@ class Run:
 
     @property
     def scratch(self) -> str | None:
-        """A directory for temporary files: the run's own; None, for the system's, if that is remote."""
+        """Where temporary files go: its own directory, or None, the system's, if that is remote."""
         return None if '://' in str(self) else str(self)
 
     def claim(self, config: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:

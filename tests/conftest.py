@@ -22,7 +22,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 import pytest  # noqa: E402
 
-from bagssl_jax import cli  # noqa: E402
+from bagssl_jax import command_line  # noqa: E402
 from bagssl_jax.checkpoints import Checkpoints  # noqa: E402
 from bagssl_jax.data.geometry import PatchGeometry  # noqa: E402
 from bagssl_jax.models import init_variables, make_networks  # noqa: E402
@@ -55,7 +55,7 @@ def shrunk():
 
     def make(*overrides):
         argv = ['main', '--workdir=unused', *SHRUNK, *overrides]
-        return cli.parse(argv, config_file=True)[0]
+        return command_line.parse(argv, config_file=True)[0]
 
     return make
 
@@ -81,7 +81,7 @@ def refusal(capsys, start):
 def save_run(workdir, *overrides, steps=(3,)):
     """A run of the quickstart's networks, which have what seed STEP gives after STEP steps."""
     quickstart = f'--config={REPOSITORY}/configs/quickstart.py'
-    config, run = cli.parse(
+    config, run = command_line.parse(
         ['main', f'--workdir={workdir}', quickstart, *overrides], config_file=True
     )
     networks, side = make_networks(config), PatchGeometry.of(config.patches).input_side

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bagssl_jax.checkpoints import Checkpoints, restore_items
+from bagssl_jax.checkpoints import Checkpoints, digest, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.parallel import make_mesh, replicated
 from bagssl_jax.runs import Run
@@ -140,13 +140,11 @@ def test_all_damaged_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('place', range(24))
-def test_any_flipped_bit_of_an_array_changes_the_digest(place):
-    from bagssl_jax.checkpoints import _digest
-
+def test_any_flipped_bit_of_an_array_changes_thedigest(place):
     words = np.arange(24, dtype=np.float32) - 7
     flipped = words.copy()
     flipped.view(np.uint32)[place] ^= np.uint32(1 << (31 - place))
-    assert int(_digest({'x': jnp.asarray(words)})) != int(_digest({'x': jnp.asarray(flipped)}))
+    assert int(digest({'x': jnp.asarray(words)})) != int(digest({'x': jnp.asarray(flipped)}))
 
 
 def test_a_workdir_without_checkpoints_says_so(tmp_path):

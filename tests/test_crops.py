@@ -129,7 +129,7 @@ RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
 
 
 def test_crops_are_made_of_the_configuration():
-    fixed = crops.make_crops('fixed', 3, GEOMETRY, RANGES)
+    fixed = crops.make_crops('fixed', 3, GEOMETRY, {})
     assert (fixed.count, fixed.resize) == (3, 5)
     assert (place(fixed, [40], [40])[..., 2:] == 20).all()
     multiscale = crops.make_crops('multiscale', 3, GEOMETRY, RANGES)

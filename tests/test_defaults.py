@@ -4,7 +4,7 @@ import shutil
 import pytest
 from conftest import REPOSITORY
 
-from bagssl_jax import cli
+from bagssl_jax import command_line
 from bagssl_jax.defaults import get_config, over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import ENCODERS
@@ -69,17 +69,17 @@ def test_an_older_run_is_read(old_run):
 
 def test_an_older_run_is_probed(old_run):
     argv = ['probe', f'--workdir={old_run}', '--config.probe.sgd.epochs=3']
-    config, _ = cli.parse(argv, config_file=False)
+    config, _ = command_line.parse(argv, config_file=False)
     assert (config.probe.sgd.epochs, config.probe.sgd_augmented.epochs) == (3, 100)
     assert config.encoder.tiny.width == 16
 
 
 def test_an_older_run_is_gone_on_with(old_run):
     argv = ['main', f'--workdir={old_run}', f'--config={REPOSITORY}/configs/quickstart.py']
-    config, _ = cli.parse(argv, config_file=True)
+    config, _ = command_line.parse(argv, config_file=True)
     Run.at(old_run).claim(config.to_dict(), None)
     assert Run.at(old_run).read_config() == config.to_dict()
-    config, _ = cli.parse([*argv, '--config.encoder.width=32'], config_file=True)
+    config, _ = command_line.parse([*argv, '--config.encoder.width=32'], config_file=True)
     with pytest.raises(InputError, match=r'encoder.tiny.width=16, not 32'):
         Run.at(old_run).claim(config.to_dict(), None)
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, changes, message):
 
 def test_a_file_that_holds_no_configuration_is_refused(tmp_path):
     (tmp_path / 'config.json').write_text('[1]')
-    with pytest.raises(InputError, match='config.json is damaged: it holds no JSON object'):
+    with pytest.raises(InputError, match=r'config\.json is damaged: it holds no JSON object'):
         Run.at(tmp_path).read_config()
 
 

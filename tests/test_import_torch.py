@@ -25,7 +25,7 @@ from torchvision_weights import (
     weights,
 )
 
-from bagssl_jax import cli, import_torch
+from bagssl_jax import cli, command_line, import_torch
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop import transfer
@@ -165,7 +165,7 @@ def test_every_array_that_does_not_fit_is_listed():
 
 def test_an_import_is_a_run_like_any_other(imported):
     workdir, file = imported
-    config, _ = cli.parse(
+    config, _ = command_line.parse(
         ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
     )
     encoder = config.encoder.to_dict()
@@ -183,7 +183,7 @@ def test_an_import_is_a_run_like_any_other(imported):
 
 def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
     argv = ['main', '--workdir=x', f'--config={REPOSITORY}/configs/default.py']
-    training = cli.parse(argv, config_file=True)[0].to_dict()
+    training = command_line.parse(argv, config_file=True)[0].to_dict()
     config = Run.at(imported[0]).read_config()
     assert config.keys() - training.keys() == {'imported'}
     for group in config.keys() - {'imported', 'seed', 'crops'}:

@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 FLOORS = [
     ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
+    ['command_line'],
     ['analysis', 'benchmarks'],
     ['training', 'evaluation', 'interop'],
     ['embedding', 'probes'],
@@ -18,7 +19,6 @@ FLOORS = [
         'models',
         'augment',
         'checkpoints',
-        'collapse',
         'device_crops',
         'records',
     ],
@@ -36,9 +36,9 @@ ONLY_IN = {
     'torch': {'interop'},
     'safetensors': {'interop'},
     'pyarrow': {'embedding'},
-    'absl': {'cli', 'data'},
+    'absl': {'command_line', 'data'},
     'ml_collections': {
-        'cli',
+        'command_line',
         'main',
         'probe',
         'training',

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, SHRUNK, refusal, run, start, wait_for_checkpoint
 
-from bagssl_jax import analyze, cli, main, probe
+from bagssl_jax import analyze, cli, command_line, main, probe
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.monitor import make_monitor
@@ -299,14 +299,14 @@ def test_a_file_with_a_key_that_does_not_exist_is_refused(
 def test_an_analysis_may_set_its_own_keys(shrunk, tmp_path):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     argv = ['analyze', f'--workdir={tmp_path}', '--config.analysis.cooccurrence.codes=8']
-    config, _ = cli.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
+    config, _ = command_line.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
     assert config.analysis.cooccurrence.codes == 8
     with pytest.raises(InputError, match=r'only config.probe.\* and config.data.\* can be set'):
-        cli.parse(argv, config_file=False)
+        command_line.parse(argv, config_file=False)
     argv[-1] = '--config.seed=1'
     expected = r'only config.analysis.\*, config.probe.\* and config.data.\* can be set'
     with pytest.raises(InputError, match=expected):
-        cli.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
+        command_line.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
 
 
 @pytest.mark.parametrize('text', ['h,z', '(h, z)', "('h', 'z')", '[h,z]'])

@@ -14,7 +14,8 @@ RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
 
 
 def make_crops(name='fixed', count=3, size=0, scale=0.25, resize=0):
-    return crops.make_crops(name, count, PatchGeometry(size, scale, resize), RANGES)
+    settings = RANGES if name == 'multiscale' else {}
+    return crops.make_crops(name, count, PatchGeometry(size, scale, resize), settings)
 
 
 PATCHES = make_crops(size=4)

@@ -117,7 +117,7 @@ class MultiscaleCrops:
 
 
 def make_crops(
-    name: str, count: int, geometry: PatchGeometry, multiscale: Mapping[str, Any]
+    name: str, count: int, geometry: PatchGeometry, settings: Mapping[str, Any]
 ) -> RandomCrops:
     """What places the training patches.
 
@@ -125,27 +125,22 @@ def make_crops(
       name: one of `CROPS`.
       count: p, patches an image.
       geometry: of the patches. 'fixed' takes all of it, 'multiscale' its `resize` alone.
-      multiscale: the ranges of 'multiscale' under 'scale' and 'ratio', (smallest, largest) each.
+      settings: of the named kind alone: for 'multiscale' the ranges 'scale' and 'ratio',
+        (smallest, largest) each.
 
     Raises:
       InputError: an unknown name, or 'multiscale' with unusable ranges or no size to resize to.
     """
     if name not in CROPS:
         raise InputError(f'unknown crops {name!r}: choose from {", ".join(CROPS)}')
-    return CROPS[name](count, geometry, multiscale)
-
-
-def _fixed(count: int, geometry: PatchGeometry, multiscale: Mapping[str, Any]) -> FixedCrops:
-    del multiscale
-    return FixedCrops(count, geometry)
+    return CROPS[name](count, geometry, **settings)
 
 
 def _multiscale(
-    count: int, geometry: PatchGeometry, multiscale: Mapping[str, Any]
+    count: int, geometry: PatchGeometry, *, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> MultiscaleCrops:
     if geometry.resize < 1:
         raise InputError('crops=multiscale has crops of many sizes: give patches.resize=SIDE')
-    scale, ratio = multiscale['scale'], multiscale['ratio']
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise InputError(
             f'multiscale.scale={scale} and multiscale.ratio={ratio} must be (smallest, largest), '
@@ -154,7 +149,7 @@ def _multiscale(
     return MultiscaleCrops(count, geometry.resize, scale, ratio)
 
 
-CROPS = {'fixed': _fixed, 'multiscale': _multiscale}  # 'multiscale' is RandomResizedCrop
+CROPS = {'fixed': FixedCrops, 'multiscale': _multiscale}  # 'multiscale' is RandomResizedCrop
 
 
 def _between(ends: Sequence[float], u: np.ndarray) -> np.ndarray:

@@ -86,9 +86,8 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _start_worker(index: int, count: int) -> None:
+def _start_worker(_index: int, _count: int) -> None:
     """Lets a worker process end with its parent, even if that was killed."""
-    del index, count
 
     def watch():
         multiprocessing.parent_process().join()

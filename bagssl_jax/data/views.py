@@ -90,7 +90,6 @@ class Whole:
     min_side: ClassVar[int] = 0
 
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
-        del numbers
         return _one_of_each(images, covering, self.height, self.width)
 
 
@@ -108,7 +107,6 @@ class Center:
     min_side: ClassVar[int] = 0
 
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
-        del numbers
         return _one_of_each(images, center_crop, self.height, self.width)
 
 

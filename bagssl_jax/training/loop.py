@@ -82,7 +82,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             except Exception as error:
                 # Whatever became of the data, what was learned from it so far stays.
                 if step - 1 > start:
-                    unlogged = _checked(unlogged, step - 1)
+                    unlogged = _finite(unlogged, step - 1)
                     save(step - 1)
                 if stopped_by:
                     raise Interrupted(stopped_by[0], step - 1) from None
@@ -97,7 +97,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             log = step == total or step % config.train.log_every == 0
             look = monitor is not None and step % training.monitor_every == 0
             if due or log:
-                unlogged = _checked(unlogged, step)
+                unlogged = _finite(unlogged, step)
             if log:
                 row = {name: float(np.mean([m[name] for m in unlogged])) for name in unlogged[0]}
                 spread = jax.device_get(training.spread(state, inputs))
@@ -179,7 +179,7 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     )
 
 
-def _checked(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
+def _finite(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
     """The metrics of the last steps, up to `step`, as floats; InputError for a non-finite one."""
     fetched = [{name: float(value) for name, value in m.items()} for m in jax.device_get(metrics)]
     for place, row in enumerate(fetched):
@@ -199,8 +199,7 @@ def _deferred_signals() -> Iterator[list[int]]:
     received = []
     previous = {}
 
-    def receive(number, frame):
-        del frame
+    def receive(number, _):
         received.append(number)
         signal.signal(number, previous[number])
 

@@ -111,7 +111,8 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
 def _make_crops(config: ConfigDict, images: Images, geometry: PatchGeometry) -> crops.RandomCrops:
     """What places the patches, once it is known to fit the images."""
     geometry.check(images.image_shape)
-    random_crops = crops.make_crops(config.crops, config.patches.count, geometry, config.multiscale)
+    settings = config.get(config.crops, {})
+    random_crops = crops.make_crops(config.crops, config.patches.count, geometry, settings)
     height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
     return random_crops

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from bagssl_jax.collapse import spread
 from bagssl_jax.models import Networks
 from bagssl_jax.objectives import Objective
 from bagssl_jax.parallel import DATA_AXIS
+from bagssl_jax.training.collapse import spread
 from bagssl_jax.training.state import TrainState, Variables
 
 Metrics = dict[str, jax.Array]

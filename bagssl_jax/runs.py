@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from etils import epath
-from flax import traverse_util
 
 from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
@@ -171,4 +170,6 @@ def _is_first_process() -> bool:
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of a run, by dotted key."""
+    from flax import traverse_util  # here, as it brings JAX
+
     return traverse_util.flatten_dict(without_unchosen(config), sep='.')

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -15,12 +17,14 @@ os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
+import fsspec  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 import pytest  # noqa: E402
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 from bagssl_jax import command_line  # noqa: E402
 from bagssl_jax.checkpoints import Checkpoints  # noqa: E402
@@ -60,22 +64,30 @@ def shrunk():
     return make
 
 
+class Bucket(MemoryFileSystem):
+    """A file system in memory under s3://."""
+
+    protocol = 's3'
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = ['']
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix('s3:/'))
+
+
+@pytest.fixture
+def bucket():
+    """What s3:// leads to."""
+    fsspec.register_implementation('s3', Bucket, clobber=True)
+    Bucket.store.clear()
+    return Bucket()
+
+
 def read_one(source, index):
     """One image of a source, uint8 [h w c], and its label."""
     [image], [label] = source.read(np.array([index]))
     return image, label
-
-
-def refusal(capsys, start):
-    """The one line that a program prints, and nothing else, on its way out with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        start()
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ''
-    line, end = captured.err.split('\n', 1)
-    assert end == ''
-    return line
 
 
 def save_run(workdir, *overrides, steps=(3,)):
@@ -90,6 +102,36 @@ def save_run(workdir, *overrides, steps=(3,)):
         for step in steps:
             checkpoints.save(step, init_variables(networks, step, side=side), {})
     return str(workdir)
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs a program in this process: exit status, standard output and standard error."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, 'argv', [module, *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / 'bagssl_jax' / f'{module}.py'), run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refusal(program):
+    """The one line that a program prints, and nothing else, on its way out with status 2."""
+
+    def refused(module, *arguments):
+        status, out, err = program(module, *arguments)
+        assert (status, out) == (2, '')
+        line, end = err.split('\n', 1)
+        assert end == ''
+        return line
+
+    return refused
 
 
 def start(module, *arguments, **options):

@@ -1,13 +1,19 @@
+import contextlib
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+import bagssl_jax
 from bagssl_jax import command_line
+from bagssl_jax.checkpoints import Checkpoints
+from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.defaults import get_config, over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import ENCODERS
+from bagssl_jax.evaluation.plan import make_plan
+from bagssl_jax.models import ENCODERS, init_variables, make_networks
 from bagssl_jax.objectives import OBJECTIVES
 from bagssl_jax.runs import Run
 from bagssl_jax.training.optimizers import OPTIMIZERS
@@ -72,6 +78,18 @@ def test_an_older_run_is_probed(old_run):
     config, _ = command_line.parse(argv, config_file=False)
     assert (config.probe.sgd.epochs, config.probe.sgd_augmented.epochs) == (3, 100)
     assert config.encoder.tiny.width == 16
+    plan = make_plan(config, open_dataset(config.data))
+    assert (len(plan.train), len(plan.test), len(plan.passes)) == (3200, 800, 2)
+
+
+def test_an_older_run_is_embedded(old_run):
+    run = Run.at(old_run)
+    networks = make_networks(run.read_config())
+    with contextlib.closing(Checkpoints(run, keep=1)) as checkpoints:
+        checkpoints.save(7, init_variables(networks, 0, side=16), {})
+    encoder = bagssl_jax.load(old_run)
+    assert (encoder.step, encoder.widths) == (7, {'h': 128, 'z': 64})
+    assert encoder.embed(np.zeros((1, 20, 20, 3), np.uint8), 4).shape == (1, 128)
 
 
 def test_an_older_run_is_gone_on_with(old_run):

@@ -1,14 +1,11 @@
-import importlib
 import os
 import pathlib
 import pickle
-from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 from conftest import read_one
-from fsspec.implementations.memory import MemoryFileSystem
 
 from bagssl_jax.data.folder import load_folder
 from bagssl_jax.errors import InputError, UnreadableImage
@@ -145,24 +142,10 @@ def test_a_source_survives_pickling_and_names_what_it_cannot_read(labelled):
         read_one(source, 1)
 
 
-class Bucket(MemoryFileSystem):
-    """A file system in memory under s3://."""
-
-    protocol = 's3'
-    store: ClassVar[dict] = {}
-    pseudo_dirs: ClassVar[list] = ['']
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix('s3:/'))
-
-
-def test_remote_folders_are_read(monkeypatch):
-    monkeypatch.setitem(importlib.import_module('fsspec.registry')._registry, 's3', Bucket)
-    memory = Bucket()
+def test_remote_folders_are_read(bucket):
     for name, grey in (('a', 1), ('b', 2)):
         data = cv2.imencode('.png', np.full((4, 4, 3), grey, np.uint8))[1].tobytes()
-        memory.pipe(f'/bucket/set/train/{name}/0.png', data)
+        bucket.pipe(f'/bucket/set/train/{name}/0.png', data)
     source = load_folder('s3://bucket/set', 'train')
     assert source.directory == 's3://bucket/set'
     assert names(source) == ['train/a/0.png', 'train/b/0.png']

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import REPOSITORY, refusal
+from conftest import REPOSITORY
 from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -25,7 +25,7 @@ from torchvision_weights import (
     weights,
 )
 
-from bagssl_jax import cli, command_line, import_torch
+from bagssl_jax import command_line
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop import transfer
@@ -254,15 +254,6 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
         transfer(**flags(tmp_path, checkpoint=str(imported[1])))
 
 
-def refused(capsys, monkeypatch, *arguments):
-    """The line that the program prints on its way out with status 2."""
-    monkeypatch.setattr(sys, 'argv', ['import_torch', *arguments])
-    return refusal(
-        capsys,
-        lambda: cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS),
-    )
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -284,10 +275,10 @@ def refused(capsys, monkeypatch, *arguments):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-    capsys, monkeypatch, tmp_path, imported, arguments, message
+    refusal, tmp_path, imported, arguments, message
 ):
     given = [f'--checkpoint={imported[1]}', '--arch=resnet18', f'--workdir={tmp_path}/run']
-    assert message in refused(capsys, monkeypatch, *given, *arguments)
+    assert message in refusal('import_torch', *given, *arguments)
     assert not (tmp_path / 'run').exists()
 
 
@@ -307,12 +298,10 @@ def test_a_missing_stem_is_listed_with_the_rest(tmp_path):
         transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
 
 
-def test_an_encoder_that_pytorch_does_not_know_is_not_exported(
-    capsys, monkeypatch, tmp_path, shrunk
-):
+def test_an_encoder_that_pytorch_does_not_know_is_not_exported(refusal, tmp_path, shrunk):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--export={tmp_path}/x.safetensors']
-    line = refused(capsys, monkeypatch, *arguments)
+    line = refusal('import_torch', *arguments)
     assert 'encoder named tiny' in line
     assert 'resnet18, resnet34, resnet50' in line
 
@@ -326,20 +315,18 @@ def test_a_file_that_cannot_be_exported_to_is_refused(imported, tmp_path, export
         transfer(**flags(imported[0], export=f'{tmp_path}/{export}'))
 
 
-def test_a_damaged_file_is_refused(capsys, monkeypatch, tmp_path):
+def test_a_damaged_file_is_refused(refusal, tmp_path):
     (tmp_path / 'x.safetensors').write_bytes(b'<html>not found</html>')
     arguments = [f'--checkpoint={tmp_path}/x.safetensors', '--arch=resnet18', '--workdir=run']
-    assert 'x.safetensors cannot be read' in refused(capsys, monkeypatch, *arguments)
+    assert 'x.safetensors cannot be read' in refusal('import_torch', *arguments)
 
 
-def test_a_pickle_without_pytorch_says_what_to_install(capsys, monkeypatch, tmp_path):
+def test_a_pickle_without_pytorch_says_what_to_install(refusal, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'torch', None)
     (tmp_path / 'x.pth').write_bytes(b'')
     arguments = [f'--checkpoint={tmp_path}/x.pth', '--arch=resnet18', '--workdir=run']
-    assert "pip install '.[torch]'" in refused(capsys, monkeypatch, *arguments)
+    assert "pip install '.[torch]'" in refusal('import_torch', *arguments)
 
 
-def test_help_says_how(capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['import_torch', '--help'])
-    cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS)
-    assert '--arch=resnet50 --workdir=DIR' in capsys.readouterr().out
+def test_help_says_how(program):
+    assert '--arch=resnet50 --workdir=DIR' in program('import_torch', '--help')[1]

@@ -4,17 +4,19 @@ import json
 import re
 import shutil
 import signal
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SHRUNK, refusal, run, start, wait_for_checkpoint
+from conftest import REPOSITORY, SHRUNK, run, start, wait_for_checkpoint
 
-from bagssl_jax import analyze, cli, command_line, main, probe
+from bagssl_jax import command_line, main
+from bagssl_jax.data import datasets, photos
 from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.folder import load_folder
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.monitor import make_monitor
+from bagssl_jax.runs import Run
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
 
@@ -72,7 +74,7 @@ def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
 
 
 @pytest.mark.slow
-def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
+def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path, program):
     workdir = tmp_path / 'run'
     shutil.copytree(trained[0], workdir)
     options = {
@@ -87,7 +89,7 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
         'labels': 'all,1,50%',
     }
     flags = [f'--config.probe.{key}={value}' for key, value in options.items()]
-    status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+    status, out, err = program('probe', f'--workdir={workdir}', *flags)
     assert status == 0, err
     rows = json.loads((workdir / 'results.json').read_text())['rows']
     assert all(row['flip'] for row in rows)
@@ -112,16 +114,44 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_random_patches_can_be_probed(trained, tmp_path):
+def test_random_patches_can_be_probed(trained, tmp_path, program):
     workdir = tmp_path / 'run'
     shutil.copytree(trained[0], workdir)
     flags = ['--config.probe.positions=random', '--config.probe.patches=2,5']
     tables = []
     for _ in range(2):
-        status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+        status, out, err = program('probe', f'--workdir={workdir}', *flags)
         assert status == 0, err
         tables.append(out)
     assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_every_split_is_opened_once(shrunk, tmp_path, monkeypatch):
+    for i, (image, label) in enumerate(zip(*photos.tiles('train'), strict=True)):
+        if i == 72:
+            break
+        place = tmp_path / 'data' / ('train' if i < 64 else 'val') / f'class{label % 2}'
+        place.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / f'{i:02}.png'), image[..., ::-1])
+    opened = []
+
+    def recorded(path, split):
+        opened.append(split)
+        return load_folder(path, split)
+
+    monkeypatch.setattr(datasets, 'load_folder', recorded)
+    config = shrunk(
+        '--config.data.name=folder',
+        f'--config.data.dir={tmp_path / "data"}',
+        '--config.data.train_split=train',
+        '--config.data.test_split=val',
+        '--config.train.steps=4',
+        '--config.train.monitor_every=0.5',
+    )
+    main.main(config, Run.at(tmp_path / 'run'))
+    assert sorted(opened) == ['train', 'val']
+    assert (tmp_path / 'run' / 'results.json').exists()
 
 
 @pytest.mark.slow
@@ -148,16 +178,6 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
     assert 'Traceback' not in err
     step = re.search(r'stopped by SIGINT at step (\d+), which is saved', err)[1]
     assert (tmp_path / 'checkpoints' / step).is_dir()
-
-
-def refused(capsys, monkeypatch, module, *arguments):
-    """The line that a program, run with `arguments`, prints on its way out with status 2."""
-    monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *arguments])
-    program, usage, from_file = {
-        main: (main.main, main.__doc__, True),
-        probe: (probe.probe, probe.__doc__, False),
-    }[module]
-    return refusal(capsys, lambda: cli.run(program, usage, config_file=from_file))
 
 
 @pytest.mark.parametrize(
@@ -226,9 +246,9 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_status_two(refusal, tmp_path, arguments, message):
     workdir = tmp_path / 'run'
-    line = refused(capsys, monkeypatch, main, QUICKSTART, f'--workdir={workdir}', *arguments)
+    line = refusal('main', QUICKSTART, f'--workdir={workdir}', *arguments)
     assert line.startswith('error: ')
     assert message in line
     assert not workdir.exists()
@@ -287,11 +307,9 @@ def written(path, *lines):
         ),
     ],
 )
-def test_a_file_with_a_key_that_does_not_exist_is_refused(
-    capsys, monkeypatch, tmp_path, lines, message
-):
+def test_a_file_with_a_key_that_does_not_exist_is_refused(refusal, tmp_path, lines, message):
     config = written(tmp_path / 'mine.py', *lines)
-    line = refused(capsys, monkeypatch, main, config, f'--workdir={tmp_path / "run"}')
+    line = refusal('main', config, f'--workdir={tmp_path / "run"}')
     assert line.startswith(f'error: {config}')
     assert message in f'{line}\n'
 
@@ -330,18 +348,16 @@ def test_whole_numbers_serve_as_floats_but_not_the_other_way(shrunk):
         (['--workdir=x', '--config=setup.cfg'], '--config=setup.cfg: '),
     ],
 )
-def test_a_wrong_command_line_is_refused(capsys, monkeypatch, arguments, message):
+def test_a_wrong_command_line_is_refused(refusal, monkeypatch, arguments, message):
     monkeypatch.chdir(REPOSITORY)
-    assert message in refused(capsys, monkeypatch, main, *arguments)
+    assert message in refusal('main', *arguments)
 
 
-def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
-    capsys, monkeypatch, tmp_path, shrunk
-):
-    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(refusal, tmp_path, shrunk):
+    line = refusal('probe', f'--workdir={tmp_path}')
     assert f'no run in {tmp_path}' in line
     (tmp_path / 'config.json').write_text(shrunk().to_json())
-    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+    line = refusal('probe', f'--workdir={tmp_path}')
     assert f'no checkpoint in {tmp_path}' in line
 
 
@@ -365,20 +381,20 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
     ],
 )
-def test_the_probe_refuses_bad_settings(capsys, monkeypatch, tmp_path, shrunk, override, message):
+def test_the_probe_refuses_bad_settings(refusal, tmp_path, shrunk, override, message):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--config.{override}']
-    assert message in refused(capsys, monkeypatch, probe, *arguments)
+    assert message in refusal('probe', *arguments)
 
 
-def test_settings_that_leave_nothing_to_probe_are_refused(capsys, monkeypatch, tmp_path):
+def test_settings_that_leave_nothing_to_probe_are_refused(refusal, tmp_path):
     for arguments, message in (
         (['aggregations=grid4', 'patches=4'], 'needs more patches than probe.patches=(4,)'),
         (['probes=alignment', 'aggregations=mean_unit', 'patches=1'], 'bags of 2 or more'),
     ):
         flags = [f'--config.probe.{argument}' for argument in arguments]
         workdir = f'--workdir={tmp_path / "run"}'
-        assert message in refused(capsys, monkeypatch, main, QUICKSTART, workdir, *flags)
+        assert message in refusal('main', QUICKSTART, workdir, *flags)
 
 
 def test_a_monitor_needs_labels(shrunk, tmp_path):
@@ -395,16 +411,13 @@ def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
 
 
 @pytest.mark.parametrize('what', ['', 'coocurrence'])
-def test_an_unknown_analysis_lists_the_known(capsys, monkeypatch, tmp_path, shrunk, what):
+def test_an_unknown_analysis_lists_the_known(refusal, tmp_path, shrunk, what):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
-    monkeypatch.setattr(sys, 'argv', ['analyze.py', f'--workdir={tmp_path}', f'--what={what}'])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(analyze.analyze, '', config_file=False, extra_flags=['what'])
-    assert stop.value.code == 2
-    assert f'unknown --what={what}: choose from cooccurrence' in capsys.readouterr().err
+    line = refusal('analyze', f'--workdir={tmp_path}', f'--what={what}')
+    assert f'unknown --what={what}: choose from cooccurrence' in line
 
 
-def test_help_says_how(capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['main.py', '--help'])
-    cli.run(main.main, main.__doc__, config_file=True)
-    assert '--config=configs/NAME.py' in capsys.readouterr().out
+def test_help_says_how(program):
+    status, out, _ = program('main', '--help')
+    assert status == 0
+    assert '--config=configs/NAME.py' in out

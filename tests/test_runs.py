@@ -1,5 +1,8 @@
 import copy
+import subprocess
+import sys
 
+import jax
 import pytest
 
 from bagssl_jax.defaults import get_config
@@ -105,3 +108,54 @@ def test_a_directory_without_a_run_says_so(tmp_path):
     (tmp_path / 'config.json').write_text('{"seed": ')
     with pytest.raises(InputError, match=r'config.json is damaged'):
         Run.at(tmp_path).read_config()
+
+
+class Drawing:
+    def savefig(self, fname, *, format):
+        fname.write(format.encode())
+
+
+def test_a_run_may_be_remote(bucket):
+    run = Run.at('s3://bucket/runs/one')
+    run.claim(CONFIG, DATA)
+    run.claim(CONFIG, DATA)
+    run.write_figure('curve', Drawing())
+    assert (run.read_config(), run.read_data()) == (CONFIG, DATA)
+    assert bucket.cat_file('/bucket/runs/one/figures/curve.png') == b'png'
+    names = [path.name for path in run.directory.iterdir()]
+    assert sorted(names) == ['config.json', 'data.json', 'figures']
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    run = Run.at(tmp_path)
+    run.write_json('results.json', {'rows': [1]})
+    with pytest.raises(TypeError):
+        run.write_json('results.json', {'rows': [2, object()]})
+    assert run.read_json('results.json') == {'rows': [1]}
+    assert [path.name for path in tmp_path.iterdir()] == ['results.json']
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    Run.at(tmp_path).claim(CONFIG, DATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['config.json', 'data.json'])
+@pytest.mark.parametrize('content', [b'', b'[]', b'\xff\xfe', b'{"seed": 0'])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    Run.at(tmp_path).claim(CONFIG, DATA)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f'{tmp_path}/{name} is damaged') as error:
+        Run.at(tmp_path).claim(CONFIG, DATA)
+    assert '\n' not in str(error.value)
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_reading_a_run_takes_no_jax(tmp_path):
+    Run.at(tmp_path).claim(CONFIG, DATA)
+    code = (
+        f'import sys; from bagssl_jax.runs import Run; Run.at({str(tmp_path)!r}).read_json('
+        '"config.json"); sys.exit("jax" in sys.modules)'
+    )
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

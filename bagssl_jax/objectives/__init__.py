@@ -19,7 +19,7 @@ class Objective(NamedTuple):
     """A loss, and what it is a loss of.
 
     Attributes:
-      loss: (z, axis_name=..., key=...) -> (loss, terms); where `target` is true,
+      loss: (z, axis_name=..., key=...) -> (loss, terms) or, of an objective with a target,
         (prediction, target, axis_name=..., key=...) -> (loss, terms). The key is the step's, and
         the same on all devices.
       target: whether the loss is of a predictor's output and a momentum network's projection.

@@ -50,12 +50,14 @@ def parse(
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
     run = Run.at(first.workdir) if workdir else None
     config = _read_file(first.config) if config_file else ConfigDict(run.read_config())
-    overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config)]
-    _check_keys(overrides[1:], config, None if config_file else settable)
+    overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config.to_dict())]
+    _check_keys(overrides[1:], _flat(config.to_dict()), None if config_file else settable)
 
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
-    defaults = {key: value for key, value in _flat(config).items() if isinstance(value, tuple)}
+    defaults = {
+        key: value for key, value in _flat(config.to_dict()).items() if isinstance(value, tuple)
+    }
     rest = _parsed(second, [_quoted(argument, defaults) for argument in overrides])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
@@ -127,7 +129,7 @@ def _read_file(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f'--config={path}: its get_config() does not return a ConfigDict')
     # Of a file that does not start from the defaults, which are locked.
-    found, known = _flat(config), _flat(get_config())
+    found, known = _flat(config.to_dict()), _flat(get_config().to_dict())
     for key in found:
         if key not in known:
             raise InputError(f'--config={path}: {_unknown(key, known)}')
@@ -137,12 +139,12 @@ def _read_file(path: str) -> ConfigDict:
     return config
 
 
-def _at_chosen_entries(overrides: list[str], config: ConfigDict) -> list[str]:
+def _at_chosen_entries(overrides: list[str], config: Mapping[str, Any]) -> list[str]:
     """--config.encoder.width=4 as --config.encoder.tiny.width=4, where tiny is chosen, and so on.
 
     What the group has under the name that is given stays, and so does what the entry lacks.
     """
-    names = {group: config[group].name for group in CHOICES}
+    names = {group: config[group]['name'] for group in CHOICES}
     for argument, following in itertools.zip_longest(overrides, overrides[1:]):
         flag, is_with_value, value = argument.partition('=')
         match = re.fullmatch(r'--?config\.(\w+)\.name', flag)
@@ -154,7 +156,7 @@ def _at_chosen_entries(overrides: list[str], config: ConfigDict) -> list[str]:
         if not match or match[2] not in names or match[3] in config[match[2]]:
             return argument
         group, name = match[2], names[match[2]]
-        entries = [key for key, value in config[group].items() if isinstance(value, ConfigDict)]
+        entries = [key for key, value in config[group].items() if isinstance(value, dict)]
         if name not in entries:
             raise InputError(f'unknown {group} {name!r}: choose from {", ".join(entries)}')
         if match[3] not in config[group][name]:
@@ -164,9 +166,10 @@ def _at_chosen_entries(overrides: list[str], config: ConfigDict) -> list[str]:
     return [placed(argument) for argument in overrides]
 
 
-def _check_keys(overrides: list[str], config: ConfigDict, settable: Sequence[str] | None) -> None:
+def _check_keys(
+    overrides: list[str], known: Mapping[str, Any], settable: Sequence[str] | None
+) -> None:
     """Raises InputError for a key that the configuration lacks, or that is in no settable group."""
-    known = _flat(config)
     for argument in overrides:
         match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
         if not match:
@@ -205,9 +208,9 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\s,()\[\]'\"]+", text)
 
 
-def _flat(config: ConfigDict) -> dict[str, Any]:
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value; an empty group -> {}."""
-    flat = flatten_dict(config.to_dict(), keep_empty_nodes=True, sep='.')
+    flat = flatten_dict(config, keep_empty_nodes=True, sep='.')
     return {key: {} if value is empty_node else value for key, value in flat.items()}
 
 

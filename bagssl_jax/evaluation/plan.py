@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.data.datasets import Dataset, Images
 from bagssl_jax.data.geometry import PatchGeometry
-from bagssl_jax.data.views import Center, Whole
+from bagssl_jax.data.views import Center, View, Whole
 from bagssl_jax.embedding.bags import Layout, grid_layout, random_layout, single_layout
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.settings import check_settings, probed_geometry
+from bagssl_jax.evaluation.settings import check_settings
 from bagssl_jax.parallel import make_mesh
 
 
@@ -80,7 +80,7 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
         dataset=dataset,
         train=train,
         test=test,
-        passes=tuple(_make_pass(config, view, train) for view in probe.views),
+        passes=_passes(config, train),
         spaces=tuple(probe.spaces),
         flip=probe.flip,
         probes={name: probe[name].to_dict() for name in probe.probes},
@@ -101,27 +101,39 @@ def _labelled(dataset: Dataset, split: str) -> Images:
     return images
 
 
-def _make_pass(config: ConfigDict, view: str, images: Images) -> Pass:
-    probe, geometry = config.probe, probed_geometry(config)
+def _passes(config: ConfigDict, images: Images) -> tuple[Pass, ...]:
+    probe, geometry = config.probe, _probed_geometry(config)
     geometry.check(images.image_shape)
-    shape = images.image_shape or images.first().shape[:2]
-    side = geometry.side(*shape)
-    if view == 'bag':
-        layout = _bag_layout(config, geometry)
-        batch_size, chunk = max(1, probe.batch_size // layout.count), probe.batch_size
-        about = {'positions': probe.positions, 'patch': dataclasses.asdict(geometry)}
+    side = geometry.side(*images.example_shape())
+    shape = images.image_shape or (probe.whole_size, probe.whole_size)
+    patches = {'patches': probe.batch_size, 'side': geometry.resize or side}
+    passes = {
+        'bag': lambda: _bag_pass(probe, geometry, config.seed),
+        'whole': lambda: _single_pass('whole', Whole(*shape), shape, **patches),
+        'center': lambda: _single_pass('center', Center(*shape), shape, **patches),
+    }
+    return tuple(passes[view]() for view in probe.views)
+
+
+def _probed_geometry(config: Mapping[str, Any]) -> PatchGeometry:
+    """The patches that are probed: those of the training, or the probe's own."""
+    probe, patches = config['probe'], config['patches']
+    own = probe if probe['size'] or probe['scale'] else patches
+    return PatchGeometry(own['size'], own['scale'], probe['resize'] or patches['resize'])
+
+
+def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int) -> Pass:
+    if probe['positions'] == 'grid':
+        layout = grid_layout(geometry, probe['patches'], probe['aggregations'])
     else:
-        height, width = images.image_shape or (probe.whole_size, probe.whole_size)
-        layout = single_layout({'whole': Whole, 'center': Center}[view](height, width))
-        # As many pixels a forward pass as with patches.
-        pixels, devices = probe.batch_size * (geometry.resize or side) ** 2, make_mesh().size
-        batch_size = chunk = math.ceil(pixels / (height * width) / devices) * devices
-        about = {'positions': None, 'patch': None}
-    return Pass(view, layout, batch_size, chunk, about)
+        layout = random_layout(geometry, probe['patches'], probe['aggregations'], seed=seed)
+    chunk = probe['batch_size']
+    about = {'positions': probe['positions'], 'patch': dataclasses.asdict(geometry)}
+    return Pass('bag', layout, max(1, chunk // layout.count), chunk, about)
 
 
-def _bag_layout(config: ConfigDict, geometry: PatchGeometry) -> Layout:
-    probe = config.probe
-    if probe.positions == 'grid':
-        return grid_layout(geometry, probe.patches, probe.aggregations)
-    return random_layout(geometry, probe.patches, probe.aggregations, seed=config.seed)
+def _single_pass(name: str, view: View, shape: tuple[int, int], *, patches: int, side: int) -> Pass:
+    """A pass over images of a shape, with as many pixels a forward pass as so many patches have."""
+    pixels, devices = patches * side**2, make_mesh().size
+    chunk = math.ceil(pixels / math.prod(shape) / devices) * devices
+    return Pass(name, single_layout(view), chunk, chunk, {'positions': None, 'patch': None})

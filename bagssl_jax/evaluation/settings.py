@@ -1,8 +1,9 @@
 """What a probe's settings may be."""
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
-from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.bags import AGGREGATIONS
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.scoring import PROBES, check_labels
@@ -11,22 +12,19 @@ from bagssl_jax.parallel import check_batch_size, make_mesh
 VIEWS = ('bag', 'center', 'whole')
 
 
-def probed_geometry(config: ConfigDict) -> PatchGeometry:
-    """The patches that are probed: those of the training, or the probe's own."""
-    probe, patches = config.probe, config.patches
-    own = probe.size or probe.scale
-    return PatchGeometry(
-        size=probe.size if own else patches.size,
-        scale=probe.scale if own else patches.scale,
-        resize=probe.resize or patches.resize,
-    )
-
-
 def check_settings(config: ConfigDict) -> None:
     """Raises InputError for a setting of `probe`, or of `data`, that no probe can have."""
     probe = config.probe
     check_batch_size(probe.batch_size, make_mesh(), 'probe.batch_size')
-    _check_words(config)
+    hidden = [f'hidden{i}' for i in range(1, len(config.projector.widths))]
+    spaces = ('h', *hidden, 'z') if config.projector.widths else ('h',)
+    for key, known in (
+        ('views', VIEWS),
+        ('spaces', spaces),
+        ('aggregations', AGGREGATIONS),
+        ('probes', tuple(PROBES)),
+    ):
+        _check_words(key, probe[key], known)
     if not probe.labels:
         raise InputError('probe.labels is empty: give one or more, such as all')
     if not 0 <= probe.seed < 2**32 or probe.whole_size < 1 or config.data.workers < 0:
@@ -54,18 +52,9 @@ def check_settings(config: ConfigDict) -> None:
         )
 
 
-def _check_words(config: ConfigDict) -> None:
-    hidden = [f'hidden{i}' for i in range(1, len(config.projector.widths))]
-    spaces = ('h', *hidden, 'z') if config.projector.widths else ('h',)
-    for key, known in (
-        ('views', VIEWS),
-        ('spaces', spaces),
-        ('aggregations', AGGREGATIONS),
-        ('probes', tuple(PROBES)),
-    ):
-        words = config.probe[key]
-        if not words:
-            raise InputError(f'probe.{key} is empty: give one or more')
-        for word in words:
-            if word not in known:
-                raise InputError(f'unknown probe.{key} {word!r}: choose from {", ".join(known)}')
+def _check_words(key: str, words: Sequence[str], known: Sequence[str]) -> None:
+    if not words:
+        raise InputError(f'probe.{key} is empty: give one or more')
+    for word in words:
+        if word not in known:
+            raise InputError(f'unknown probe.{key} {word!r}: choose from {", ".join(known)}')

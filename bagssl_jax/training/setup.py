@@ -3,8 +3,8 @@
 import functools
 import math
 import operator
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,7 +53,9 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     mesh = make_mesh()
     _check(config, mesh)
     images, geometry = dataset.images(config.data.train_split), PatchGeometry.of(config.patches)
-    random_crops = _make_crops(config, images, geometry)
+    random_crops = _make_crops(
+        config.crops, config.patches.count, config.get(config.crops, {}), images, geometry
+    )
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
     per_epoch = pipeline.steps_per_epoch(len(images.source), config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
@@ -62,8 +64,13 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
     monitor_every = max(1, round(config.train.monitor_every * per_epoch))
-    schedule = _schedule(config, total, per_epoch)
-    cut = _make_cut(config, images, geometry)
+    schedule = warmup_cosine(
+        peak=config.optimizer.learning_rate * config.data.batch_size / 256,
+        total_steps=total,
+        warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
+        end_factor=config.optimizer.end_factor,
+    )
+    cut = _make_cut(config.data.crop_on, config.crops, images, geometry)
     return Training(
         mesh,
         images,
@@ -108,40 +115,31 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _make_crops(config: ConfigDict, images: Images, geometry: PatchGeometry) -> crops.RandomCrops:
+def _make_crops(
+    name: str, count: int, settings: Mapping[str, Any], images: Images, geometry: PatchGeometry
+) -> crops.RandomCrops:
     """What places the patches, once it is known to fit the images."""
     geometry.check(images.image_shape)
-    settings = config.get(config.crops, {})
-    random_crops = crops.make_crops(config.crops, config.patches.count, geometry, settings)
+    random_crops = crops.make_crops(name, count, geometry, settings)
     height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
     return random_crops
 
 
 def _make_cut(
-    config: ConfigDict, images: Images, geometry: PatchGeometry
+    crop_on: str, crops_name: str, images: Images, geometry: PatchGeometry
 ) -> Callable[[Inputs], jax.Array]:
     """What makes patches of the pipeline's inputs, on the device."""
-    if config.data.crop_on == 'host':
+    if crop_on == 'host':
         return operator.itemgetter('patches')
     if images.image_shape is None:
         raise InputError(
-            f'data.crop_on=device needs images of one size, and those of {config.data.name} may '
+            f'data.crop_on=device needs images of one size, and those of {images.title} may '
             'differ: leave data.crop_on=host'
         )
-    size = geometry.side(*images.image_shape) if config.crops == 'fixed' else 0
+    size = geometry.side(*images.image_shape) if crops_name == 'fixed' else 0
     return lambda inputs: device_crops.cut(
         inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
-    )
-
-
-def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
-    optimizer = config.optimizer
-    return warmup_cosine(
-        peak=optimizer.learning_rate * config.data.batch_size / 256,
-        total_steps=total,
-        warmup_steps=round(optimizer.warmup_epochs * per_epoch),
-        end_factor=optimizer.end_factor,
     )
 
 

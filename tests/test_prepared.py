@@ -3,12 +3,10 @@ import pickle
 import shutil
 
 import cv2
-import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import read_one
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from bagssl_jax.data.datasets import Dataset
@@ -285,22 +283,9 @@ def test_a_file_format_without_random_access_is_refused(data_dir, tmp_path):
         load(str(tmp_path))
 
 
-class Bucket(MemoryFileSystem):
-    """An object store in memory in place of Amazon's."""
-
-    protocol = 's3'
-    store = {}  # noqa: RUF012
-    pseudo_dirs = ['']  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.replace('s3://', 'memory://'))
-
-
-def test_remote_directories_are_searched_as_local_ones_are(data_dir):
-    fsspec.register_implementation('s3', Bucket, clobber=True)
+def test_remote_directories_are_searched_as_local_ones_are(data_dir, bucket):
     for path in pathlib.Path(data_dir, 'squares', '1.2.0').iterdir():
-        Bucket().pipe_file(f's3://bucket/tfds/squares/1.2.0/{path.name}', path.read_bytes())
+        bucket.pipe_file(f's3://bucket/tfds/squares/1.2.0/{path.name}', path.read_bytes())
     source = load_prepared('squares', 'train[:5]', 's3://bucket/tfds')
     assert len(source) == 5
     assert source.fingerprint == load_prepared('squares', 'train[:5]', data_dir).fingerprint

@@ -7,12 +7,12 @@ An image is a bag of patches, and its representation is the mean of their embedd
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bagssl_jax.embedding.encoder import Encoder
+    from bagssl_jax.embedding.encoder import FrozenEncoder
 
 __all__ = ('load',)
 
 
-def load(workdir: str, *, chunk: int = 256) -> 'Encoder':
+def load(workdir: str, *, chunk: int = 256) -> 'FrozenEncoder':
     """The encoder that a run has learned, from the newest checkpoint that is undamaged.
 
     >>> import bagssl_jax
@@ -42,5 +42,6 @@ def load(workdir: str, *, chunk: int = 256) -> 'Encoder':
     """
     # Here, so that the package alone does not import JAX.
     from bagssl_jax.embedding.encoder import load_encoder
+    from bagssl_jax.runs import Run
 
-    return load_encoder(workdir, chunk=chunk)
+    return load_encoder(Run.at(workdir), chunk=chunk)

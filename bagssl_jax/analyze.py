@@ -5,10 +5,19 @@
 --what=cooccurrence runs the theorem that the spectral loss learns which patches occur together: in
 a small world whose truth is known, and on the training patches. It writes DIR/cooccurrence.json,
 DIR/figures/cooccurrence_known.png and DIR/figures/cooccurrence_patches.png.
+
+The configuration is the training's own; config.analysis, config.probe and config.data may be
+overridden.
 """
 
 from bagssl_jax import cli
 from bagssl_jax.analysis import analyze
 
 if __name__ == '__main__':
-    cli.run(analyze, __doc__, config_file=False, extra_flags=['what'])
+    cli.run(
+        analyze,
+        __doc__,
+        config_file=False,
+        extra_flags=['what'],
+        settable=('analysis', 'probe', 'data'),
+    )

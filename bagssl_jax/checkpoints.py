@@ -7,7 +7,6 @@ so a digest of every item is saved beside the items and checked on the way back.
 
 import copy
 import logging
-import pathlib
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,18 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
 from bagssl_jax.errors import InputError
+from bagssl_jax.runs import Run
 
 Tree = Any
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `workdir`/checkpoints/STEP."""
+    """The checkpoints of one run, in checkpoints/STEP of its directory."""
 
-    def __init__(self, workdir: str, *, keep: int):
-        """Opens the checkpoints of `workdir`, creating the directory; the `keep` newest stay."""
-        self._directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    def __init__(self, run: Run, *, keep: int):
+        """Opens the checkpoints of `run`, creating the directory; the `keep` newest stay."""
+        self._directory = run.checkpoints
         self._keep = keep
         self._manager = self._open()
 
@@ -34,7 +35,7 @@ class Checkpoints:
         """Starts saving, and returns when the arrays may be overwritten. A saved step stays."""
         if step in self._manager.all_steps():
             return
-        digests = {name: int(_digest(tree)) for name, tree in items.items()}
+        digests = {name: int(digest(tree)) for name, tree in items.items()}
         # A copy: it is written in the background, while the caller goes on.
         meta = copy.deepcopy({'digests': digests, 'position': position})
         self._manager.save(
@@ -87,8 +88,8 @@ class Checkpoints:
         self._manager = self._open()
 
 
-def restore_items(workdir: str, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
-    """Reads the named items alone from the newest undamaged checkpoint of `workdir`.
+def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
+    """Reads the named items alone from the newest undamaged checkpoint of `run`.
 
     Args:
       targets: item name -> tree of arrays or jax.ShapeDtypeStruct with a sharding.
@@ -97,15 +98,13 @@ def restore_items(workdir: str, targets: Mapping[str, Tree]) -> tuple[int, dict[
       The step, and the items.
 
     Raises:
-      InputError: `workdir` holds no checkpoint, or only damaged ones.
+      InputError: the run has no checkpoint, or only damaged ones.
     """
-    directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    directory = run.checkpoints
     steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
     newest = _newest_undamaged(directory, steps, targets)
     if newest is None:
-        raise InputError(
-            f'no checkpoint in {workdir}: train there first, or give another --workdir'
-        )
+        raise InputError(f'no checkpoint in {run}: train there first, or give another --workdir')
     step, items, _ = newest
     return step, items
 
@@ -115,7 +114,7 @@ class _DamagedError(Exception):
 
 
 def _newest_undamaged(
-    directory: pathlib.Path, steps: Iterable[int], targets: Mapping[str, Tree]
+    directory: epath.Path, steps: Iterable[int], targets: Mapping[str, Tree]
 ) -> tuple[int, dict, dict] | None:
     """(step, items, position) of the newest of `steps` that can be trusted; None of no steps."""
     steps = sorted(steps, reverse=True)
@@ -129,7 +128,7 @@ def _newest_undamaged(
     return None
 
 
-def _restore(directory: pathlib.Path, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
+def _restore(directory: epath.Path, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
     abstract = jax.tree.map(_abstract, dict(targets))
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -143,7 +142,7 @@ def _restore(directory: pathlib.Path, targets: Mapping[str, Tree]) -> tuple[dict
     except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
         raise _DamagedError(textwrap.shorten(str(error), 100)) from error
     for name in targets:
-        if int(_digest(restored[name])) != restored.meta['digests'][name]:
+        if int(digest(restored[name])) != restored.meta['digests'][name]:
             raise _DamagedError(f'the digest of {name} differs')
     return {name: restored[name] for name in targets}, restored.meta['position']
 
@@ -153,7 +152,7 @@ def _abstract(x):
 
 
 @jax.jit
-def _digest(tree: Tree) -> jax.Array:
+def digest(tree: Tree) -> jax.Array:
     """A checksum of a tree of arrays, uint32 []; the same on any number of devices.
 
     Integer sums wrap around and do not depend on the order. Odd factors are invertible modulo

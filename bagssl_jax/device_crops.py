@@ -1,4 +1,4 @@
-"""Cutting patches on the device: `data.crops.cut` for images of one size, pure and jittable.
+"""Cutting patches on the device: `data.cut.cut` for images of one size, pure and jittable.
 
 As the host's: area averages along an axis that shrinks, linear between the centers of pixels along
 one that grows, with the edges repeated. Both are a matrix product an axis.

@@ -21,9 +21,9 @@ OPTIONS = {
     'workdir': '',
     'images': '',
     'out': '',
-    'patches': '16',
+    'patches': 16,
     'space': 'h',
-    'chunk': '256',
+    'chunk': 256,
 }
 
 if __name__ == '__main__':

@@ -22,10 +22,25 @@ class Incomplete(Exception):
 
 
 class DataFailure(Exception):
-    """The input pipeline broke down, through no fault of the user's, and training is saved.
+    """The input pipeline broke down, through no fault of the user's.
 
     Entry points print it on standard error and exit with status 1.
     """
+
+
+class WorkerDied(DataFailure):
+    """A worker process of the data pipeline ended before its time.
+
+    Attributes:
+      exit_code: of the process; -N where signal N ended it.
+    """
+
+    def __init__(self, exit_code: int):
+        super().__init__(
+            f'a worker process of the data pipeline died (exit code {exit_code}; -9 is often a '
+            'lack of memory: fewer data.workers need less)'
+        )
+        self.exit_code = exit_code
 
 
 class Interrupted(Exception):

@@ -2,24 +2,30 @@
 
     python -m bagssl_jax.main --config=configs/NAME.py[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE]
 
-The same command again goes on where an interrupted one stopped. configs/default.py has every key.
+The same command again goes on where an interrupted one stopped. bagssl_jax/defaults.py has every
+key.
 """
 
 from ml_collections import ConfigDict
 
 from bagssl_jax import cli
+from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.evaluation.monitor import make_monitor
-from bagssl_jax.evaluation.protocol import check, evaluate
+from bagssl_jax.evaluation.plan import make_plan
+from bagssl_jax.evaluation.protocol import evaluate
+from bagssl_jax.runs import Run
 from bagssl_jax.training.loop import train
 
 
-def main(config: ConfigDict, workdir: str) -> None:
+def main(config: ConfigDict, run: Run) -> None:
     """Trains, and then probes unless the configuration says not to."""
-    if config.probe.after_training:
-        check(config)
-    train(config, workdir, make_monitor(config) if config.train.monitor_every else None)
-    if config.probe.after_training:
-        evaluate(config, workdir)
+    dataset = open_dataset(config.data)
+    # Before hours of training are spent: whatever the probes and the monitor refuse.
+    plan = make_plan(config, dataset) if config.probe.after_training else None
+    monitor = make_monitor(config, dataset) if config.train.monitor_every else None
+    train(config, run, dataset, monitor)
+    if plan is not None:
+        evaluate(plan, run)
 
 
 if __name__ == '__main__':

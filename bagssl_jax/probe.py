@@ -6,8 +6,19 @@ The configuration is the training's own, from DIR/config.json; the keys of confi
 config.data may be overridden. Prints a table; writes DIR/results.json and DIR/figures/.
 """
 
+from ml_collections import ConfigDict
+
 from bagssl_jax import cli
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.evaluation.plan import make_plan
 from bagssl_jax.evaluation.protocol import evaluate
+from bagssl_jax.runs import Run
+
+
+def probe(config: ConfigDict, run: Run) -> None:
+    """Probes `run` as `config` says."""
+    evaluate(make_plan(config, open_dataset(config.data)), run)
+
 
 if __name__ == '__main__':
-    cli.run(evaluate, __doc__, config_file=False)
+    cli.run(probe, __doc__, config_file=False)

@@ -1,12 +1,14 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and a progress bar."""
 
 import json
-import pathlib
 import sys
 from collections.abc import Mapping
 
 import tensorboardX
 import tqdm
+from etils import epath
+
+from bagssl_jax.runs import Run
 
 
 class Recorder:
@@ -16,11 +18,11 @@ class Recorder:
     """
 
     def __init__(
-        self, workdir: str, *, start: int, total: int, images_per_step: int, enabled: bool = True
+        self, run: Run, *, start: int, total: int, images_per_step: int, enabled: bool = True
     ):
         """
         Args:
-          workdir: directory of the run.
+          run: where the files are written.
           start: steps done so far.
           total: steps of the whole training.
           images_per_step: the bar counts images.
@@ -31,11 +33,11 @@ class Recorder:
         self._enabled = enabled
         if not enabled:
             return
-        path = pathlib.Path(workdir) / 'metrics.jsonl'
+        path = run.directory / 'metrics.jsonl'
         kept = [line for line in _complete_lines(path) if json.loads(line)['step'] <= start]
-        path.write_text(''.join(line + '\n' for line in kept))
+        run.write('metrics.jsonl', ''.join(line + '\n' for line in kept).encode())
         self._file = path.open('a')
-        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start + 1)
+        self._events = tensorboardX.SummaryWriter(str(run), purge_step=start + 1)
         self._bar = tqdm.tqdm(
             desc='train',
             unit=' images',
@@ -75,7 +77,7 @@ def note(line: str) -> None:
     tqdm.tqdm.write(line, file=sys.stderr)
 
 
-def _complete_lines(path: pathlib.Path) -> list[str]:
+def _complete_lines(path: epath.Path) -> list[str]:
     """The lines of a file that a kill may have cut off in the last one."""
     if not path.exists():
         return []

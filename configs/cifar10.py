@@ -3,7 +3,7 @@
     python -m bagssl_jax.main --config=configs/cifar10.py:tcr --workdir=runs/cifar10_tcr \
         --config.data.dir=DIRECTORY_OF_PREPARED_TFDS_DATA_SETS
 
-Arguments, separated by commas: the objective (any that configs/default.py lists), and of
+Arguments, separated by commas: the objective (any that bagssl_jax/defaults.py lists), and of
 `multiscale` and `small` what is wanted.
 
 `tcr` is EMP-SSL's recipe (arXiv 2304.03977, which reports linear .806 after 1 epoch and .931
@@ -66,7 +66,7 @@ def _resnet(config: ConfigDict) -> None:
     config.encoder.name = 'resnet18'
     config.optimizer.name = 'lars'
     config.optimizer.learning_rate = 0.3 * 256 / 100  # 0.3 at 100 images a step
-    config.optimizer.trust_coefficient = 0.005
+    config.optimizer.lars.trust_coefficient = 0.005
     config.optimizer.weight_decay = 1e-4
     config.optimizer.warmup_epochs = 0.0
     config.train.epochs = 30.0
@@ -83,7 +83,7 @@ def _small(config: ConfigDict) -> None:
     config.patches.count = 8
     config.patches.resize = 16  # what multi-scale crops become; fixed ones have that size
     config.encoder.name = 'tiny'
-    config.encoder.width = 32
+    config.encoder.tiny.width = 32
     config.projector.widths = (512, 128)
     config.predictor.widths = (512, 128)
     config.optimizer.name = 'adamw'

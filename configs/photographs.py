@@ -31,7 +31,9 @@ def get_config(name: str = 'folder') -> ConfigDict:
     config.patches.resize = 96
     config.augment.blur = 0.5
     config.encoder.name = 'resnet50'
-    config.encoder.stem = 'imagenet'
+    # Whichever --config.encoder.name chooses.
+    for resnet in ('resnet18', 'resnet34', 'resnet50'):
+        config.encoder[resnet].stem = 'imagenet'
     config.encoder.dtype = 'bfloat16'
     config.projector.widths = (4096, 4096, 1024)
     config.predictor.widths = (4096, 1024)

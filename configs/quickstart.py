@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.augment.hue = 0.0
     config.augment.grey = 0.0
     config.encoder.name = 'tiny'
-    config.encoder.width = 16
+    config.encoder.tiny.width = 16
     config.projector.widths = (256, 64)
     config.predictor.widths = (256, 64)
     config.objective.name = 'tcr'

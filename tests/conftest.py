@@ -1,7 +1,13 @@
 """Eight CPU devices, a persistent compilation cache, and strict JAX settings for every test."""
 
+import contextlib
 import os
 import pathlib
+import runpy
+import subprocess
+import sys
+import time
+from typing import ClassVar
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -11,13 +17,20 @@ os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
+import fsspec  # noqa: E402
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 import pytest  # noqa: E402
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
-from bagssl_jax import cli  # noqa: E402
+from bagssl_jax import command_line  # noqa: E402
+from bagssl_jax.checkpoints import Checkpoints  # noqa: E402
+from bagssl_jax.data.geometry import PatchGeometry  # noqa: E402
+from bagssl_jax.models import init_variables, make_networks  # noqa: E402
+from bagssl_jax.runs import Run  # noqa: E402
 
 # The shipped quickstart, small enough to train in a second or two.
 SHRUNK = (
@@ -46,18 +59,106 @@ def shrunk():
 
     def make(*overrides):
         argv = ['main', '--workdir=unused', *SHRUNK, *overrides]
-        return cli.parse(argv, config_file=True)[0]
+        return command_line.parse(argv, config_file=True)[0]
 
     return make
 
 
-def refusal(capsys, start):
+class Bucket(MemoryFileSystem):
+    """A file system in memory under s3://."""
+
+    protocol = 's3'
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = ['']
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix('s3:/'))
+
+
+@pytest.fixture
+def bucket():
+    """What s3:// leads to."""
+    fsspec.register_implementation('s3', Bucket, clobber=True)
+    Bucket.store.clear()
+    return Bucket()
+
+
+def read_one(source, index):
+    """One image of a source, uint8 [h w c], and its label."""
+    [image], [label] = source.read(np.array([index]))
+    return image, label
+
+
+def save_run(workdir, *overrides, steps=(3,)):
+    """A run of the quickstart's networks, which have what seed STEP gives after STEP steps."""
+    quickstart = f'--config={REPOSITORY}/configs/quickstart.py'
+    config, run = command_line.parse(
+        ['main', f'--workdir={workdir}', quickstart, *overrides], config_file=True
+    )
+    networks, side = make_networks(config), PatchGeometry.of(config.patches).input_side
+    run.claim(config.to_dict(), None)
+    with contextlib.closing(Checkpoints(run, keep=9)) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, init_variables(networks, step, side=side), {})
+    return str(workdir)
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Runs a program in this process: exit status, standard output and standard error."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, 'argv', [module, *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / 'bagssl_jax' / f'{module}.py'), run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refusal(program):
     """The one line that a program prints, and nothing else, on its way out with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        start()
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ''
-    line, end = captured.err.split('\n', 1)
-    assert end == ''
-    return line
+
+    def refused(module, *arguments):
+        status, out, err = program(module, *arguments)
+        assert (status, out) == (2, '')
+        line, end = err.split('\n', 1)
+        assert end == ''
+        return line
+
+    return refused
+
+
+def start(module, *arguments, **options):
+    """Starts a program as a person does, with two devices."""
+    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    return subprocess.Popen(
+        [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(module, *arguments, **options):
+    """Runs a program to its end: exit status, standard output and standard error."""
+    process = start(module, *arguments, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def wait_for_checkpoint(process, workdir):
+    """Returns when the run has saved some step and goes on."""
+    checkpoints = Run.at(workdir).checkpoints
+    while process.poll() is None:
+        if checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir()):
+            return
+        time.sleep(0.005)
+    pytest.fail(f'ended before it was interrupted: {process.stderr.read()}')

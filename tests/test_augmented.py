@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bagssl_jax.data import sources
+from bagssl_jax.data.datasets import Images
+from bagssl_jax.data.sources import ArraySource
 from bagssl_jax.evaluation import augmented
 
 
@@ -13,7 +14,8 @@ def source():
     images = np.zeros((10, 16, 16, 3), np.uint8)
     images[..., 0] = np.arange(10)[:, None, None]
     images[..., 1] = 10 * np.arange(16)
-    return sources.ArraySource(images, np.arange(10) % 3, ('a', 'b', 'c'))
+    stored = ArraySource(images, np.arange(10) % 3, ('a', 'b', 'c'))
+    return Images('ten', stored, in_memory=True)
 
 
 def epoch_of(source, rows, epoch, batch_size=4):

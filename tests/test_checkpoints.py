@@ -7,9 +7,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bagssl_jax.checkpoints import Checkpoints, restore_items
+from bagssl_jax.checkpoints import Checkpoints, digest, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.parallel import make_mesh, replicated
+from bagssl_jax.runs import Run
 
 
 def items(number):
@@ -24,14 +25,14 @@ def items(number):
 
 
 def saved(workdir, steps, keep=5):
-    with contextlib.closing(Checkpoints(str(workdir), keep=keep)) as checkpoints:
+    with contextlib.closing(Checkpoints(Run.at(workdir), keep=keep)) as checkpoints:
         for step in steps:
             checkpoints.save(step, items(step), {'unlogged': [{'loss': step + 0.1}]})
-    return str(workdir)
+    return Run.at(workdir)
 
 
-def newest(workdir):
-    with contextlib.closing(Checkpoints(workdir, keep=5)) as checkpoints:
+def newest(run):
+    with contextlib.closing(Checkpoints(run, keep=5)) as checkpoints:
         return checkpoints.restore_newest(items(0))
 
 
@@ -62,7 +63,7 @@ def test_what_the_caller_does_after_saving_is_not_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.args, 'JsonSave', recorded)
     position = {'unlogged': [{'loss': 0.5}]}
-    with contextlib.closing(Checkpoints(str(tmp_path), keep=5)) as checkpoints:
+    with contextlib.closing(Checkpoints(Run.at(tmp_path), keep=5)) as checkpoints:
         checkpoints.save(3, items(3), position)
         # Orbax writes in a thread that may start late: what it was given must not change.
         position['unlogged'].append({'loss': 0.25})
@@ -70,7 +71,7 @@ def test_what_the_caller_does_after_saving_is_not_saved(tmp_path, monkeypatch):
 
 
 def test_nothing_saved_is_none(tmp_path):
-    assert newest(str(tmp_path)) is None
+    assert newest(Run.at(tmp_path)) is None
 
 
 def test_older_ones_are_deleted(tmp_path):
@@ -79,9 +80,9 @@ def test_older_ones_are_deleted(tmp_path):
 
 
 def test_the_encoder_can_be_read_alone_onto_other_devices(tmp_path):
-    workdir = saved(tmp_path, [4])
+    run = saved(tmp_path, [4])
     target = jax.device_put({'encoder': items(0)['encoder']}, replicated(make_mesh()))
-    step, restored = restore_items(workdir, target)
+    step, restored = restore_items(run, target)
     assert step == 4
     assert_equal(restored, {'encoder': items(4)['encoder']})
     assert restored['encoder']['params']['kernel'].sharding == replicated(make_mesh())
@@ -109,54 +110,52 @@ def damage_by_removal(directory):
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('damage', [damage_by_one_bit, damage_by_truncation, damage_by_removal])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog, damage):
-    workdir = saved(tmp_path, [3, 8])
+    run = saved(tmp_path, [3, 8])
     damage(tmp_path / 'checkpoints' / '8' / 'encoder')
     with caplog.at_level(logging.WARNING):
-        step, restored = restore_items(workdir, items(0))
+        step, restored = restore_items(run, items(0))
         assert step == 3
         assert 'checkpoint 8 is damaged' in caplog.text
         assert (tmp_path / 'checkpoints' / '8').exists()  # reading changes nothing
 
-        step, restored, _ = newest(workdir)
+        step, restored, _ = newest(run)
     assert step == 3
     assert_equal(restored, items(3))
     assert (tmp_path / 'checkpoints' / '8.damaged').exists()
     assert newest(saved(tmp_path, [8]))[0] == 8  # its number is free again
     damage(tmp_path / 'checkpoints' / '8' / 'encoder')
-    assert newest(workdir)[0] == 3
+    assert newest(run)[0] == 3
     assert (tmp_path / 'checkpoints' / '8.damaged-2').exists()
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_all_damaged_is_an_error(tmp_path):
-    workdir = saved(tmp_path, [3])
+    run = saved(tmp_path, [3])
     damage_by_removal(tmp_path / 'checkpoints' / '3' / 'encoder')
     with pytest.raises(InputError, match='every checkpoint'):
-        restore_items(workdir, items(0))
+        restore_items(run, items(0))
     for _ in range(2):  # the second start must not find an empty directory and begin anew
         with pytest.raises(InputError, match='every checkpoint'):
-            newest(workdir)
+            newest(run)
 
 
 @pytest.mark.parametrize('place', range(24))
-def test_any_flipped_bit_of_an_array_changes_the_digest(place):
-    from bagssl_jax.checkpoints import _digest
-
+def test_any_flipped_bit_of_an_array_changes_thedigest(place):
     words = np.arange(24, dtype=np.float32) - 7
     flipped = words.copy()
     flipped.view(np.uint32)[place] ^= np.uint32(1 << (31 - place))
-    assert int(_digest({'x': jnp.asarray(words)})) != int(_digest({'x': jnp.asarray(flipped)}))
+    assert int(digest({'x': jnp.asarray(words)})) != int(digest({'x': jnp.asarray(flipped)}))
 
 
 def test_a_workdir_without_checkpoints_says_so(tmp_path):
     with pytest.raises(InputError, match=f'no checkpoint in {tmp_path}'):
-        restore_items(str(tmp_path), items(0))
+        restore_items(Run.at(tmp_path), items(0))
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(InputError, match=f'no checkpoint in {tmp_path}'):
-        restore_items(str(tmp_path), items(0))
+        restore_items(Run.at(tmp_path), items(0))
 
 
 def test_a_save_that_was_cut_off_is_not_seen(tmp_path):
-    workdir = saved(tmp_path, [3])
+    run = saved(tmp_path, [3])
     (tmp_path / 'checkpoints' / '5.orbax-checkpoint-tmp').mkdir()
-    assert newest(workdir)[0] == 3
+    assert newest(run)[0] == 3

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bagssl_jax.collapse import spread
+from bagssl_jax.training.collapse import spread
 
 
 def test_equal_spread_along_every_dimension_has_full_rank():

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sys
 
@@ -5,10 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bagssl_jax.analysis import cooccurrence, discrete_world
+from bagssl_jax.analysis import analyze, cooccurrence, discrete_world
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, make_networks
+from bagssl_jax.runs import Run
 
 WEIGHT = 2.0
 
@@ -175,19 +177,17 @@ def test_too_few_frequent_codes_are_refused():
 def run(shrunk, tmp_path):
     """A run's configuration and workdir; its checkpoint is an encoder of another seed."""
     config = shrunk('--config.patches.size=16')
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    checkpoints = Checkpoints(str(tmp_path), keep=1)
-    networks = {'encoder': encoder, 'projector': projector}
-    checkpoints.save(7, init_variables(networks, config.seed + 1), {})
-    checkpoints.close()
+    run = Run.at(tmp_path)
+    run.claim(config.to_dict(), None)
+    with contextlib.closing(Checkpoints(run, keep=1)) as checkpoints:
+        checkpoints.save(7, init_variables(make_networks(config), config.seed + 1, side=16), {})
     return config, tmp_path
 
 
 @pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run, capsys):
     config, workdir = run
-    cooccurrence.run(config, str(workdir))
+    analyze(config, Run.at(workdir), 'cooccurrence')
     results = json.loads((workdir / 'cooccurrence.json').read_text())
     assert results['dataset'] == 'photos'
     assert results['step'] == 7
@@ -215,5 +215,14 @@ def test_a_run_leaves_numbers_and_figures(run, capsys):
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(shrunk, tmp_path):
+    run = Run.at(tmp_path)
+    run.claim(shrunk().to_dict(), None)
     with pytest.raises(InputError, match='no checkpoint'):
-        cooccurrence.run(shrunk(), str(tmp_path))
+        analyze(shrunk(), run, 'cooccurrence')
+
+
+@pytest.mark.parametrize('setting', ['max_images=0', 'patches=1', 'codes=1', 'min_expected=0'])
+def test_settings_that_compare_nothing_are_refused(run, shrunk, setting):
+    config = shrunk('--config.patches.size=16', f'--config.analysis.cooccurrence.{setting}')
+    with pytest.raises(InputError, match=setting):
+        analyze(config, Run.at(run[1]), 'cooccurrence')

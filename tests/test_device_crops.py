@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bagssl_jax import device_crops
-from bagssl_jax.data import crops
+from bagssl_jax.data import cut as on_host
 from bagssl_jax.parallel import DATA_AXIS, batch_sharded, make_mesh
 
 cut = jax.jit(device_crops.cut, static_argnames=('size', 'resize'))
@@ -36,7 +36,7 @@ def test_without_a_resize_the_pixels_are_the_hosts(side):
     images, boxes = make_images(6, 20, 27), squares(6, 9, 20, 27, side)
     patches = cut(images, boxes, size=side, resize=0)
     assert patches.dtype == np.uint8
-    np.testing.assert_array_equal(patches, crops.cut(images, boxes, resize=0))
+    np.testing.assert_array_equal(patches, on_host.cut(images, boxes, resize=0))
     # A resize to the same side, known in advance or not, changes nothing.
     for size in (side, 0):
         np.testing.assert_array_equal(cut(images, boxes, size=size, resize=side), patches)
@@ -55,13 +55,13 @@ def test_any_box_is_resized_as_on_the_host(resize):
     images, boxes = make_images(50, 40, 48), boxes_of_all_sizes(50, 50, 40, 48)
     patches = cut(images, boxes, size=0, resize=resize)
     assert patches.dtype == np.uint8
-    assert_near(patches, crops.cut(images, boxes, resize=resize))
+    assert_near(patches, on_host.cut(images, boxes, resize=resize))
 
 
 @pytest.mark.parametrize(('side', 'resize'), [(16, 32), (24, 9), (7, 16), (1, 5)])
 def test_squares_of_a_known_side_are_resized_as_on_the_host(side, resize):
     images, boxes = make_images(10, 30, 24), squares(10, 10, 30, 24, side)
-    host = crops.cut(images, boxes, resize=resize)
+    host = on_host.cut(images, boxes, resize=resize)
     for size in (side, 0):
         assert_near(cut(images, boxes, size=size, resize=resize), host)
 
@@ -85,7 +85,7 @@ def test_one_axis_shrinks_while_the_other_grows():
     averages = np.array([100, 200, 20, 80])
     expected = averages[:, None] * np.array([0, 0.25, 0.75, 1])
     box = np.array([[[3, 2, 8, 2]]])
-    for patches in (cut(image[None], box, size=0, resize=4), crops.cut([image], box, resize=4)):
+    for patches in (cut(image[None], box, size=0, resize=4), on_host.cut([image], box, resize=4)):
         np.testing.assert_array_equal(patches[0, 0], np.stack([expected] * 3, axis=-1))
 
 

@@ -5,10 +5,9 @@ import re
 import cv2
 import numpy as np
 import pytest
-from saved_runs import save_run
+from conftest import save_run
 
 import bagssl_jax
-from bagssl_jax import cli, embed
 from bagssl_jax.embedding import encoder as encoders
 from bagssl_jax.embedding import files, folder
 
@@ -44,24 +43,14 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(folder, 'PART', 3)
 
 
-def run(monkeypatch, capsys, *arguments):
-    """Exit status and standard error of the program."""
-    monkeypatch.setattr('sys.argv', ['embed', *arguments])
-    status = 0
-    try:
-        cli.run_command(folder.embed_folder, embed.__doc__, options=embed.OPTIONS)
-    except SystemExit as end:
-        status = end.code
-    return status, capsys.readouterr().err
-
-
 @pytest.fixture
-def start(workdir, photographs, tmp_path, monkeypatch, capsys):
+def start(workdir, photographs, tmp_path, program):
     """Embeds the folder, with further arguments: exit status and standard error."""
 
     def start(*arguments, out='features.npz'):
         given = (f'--workdir={workdir}', f'--images={photographs[0]}', f'--out={tmp_path / out}')
-        return run(monkeypatch, capsys, *given, *arguments)
+        status, _, err = program('embed', *given, *arguments)
+        return status, err
 
     return start
 
@@ -94,7 +83,7 @@ def test_parquet(start, tmp_path):
 
 def test_goes_on_where_it_was_interrupted(start, tmp_path, monkeypatch):
     assert start(out='whole.npz')[0] == 0
-    bags = encoders.Encoder.embed_bags
+    bags = encoders.FrozenEncoder.embed_each
     seen = []
 
     def recorded(self, bags_, *arguments, **keywords):
@@ -104,7 +93,7 @@ def test_goes_on_where_it_was_interrupted(start, tmp_path, monkeypatch):
             seen.append(embedded)
             yield embedded
 
-    monkeypatch.setattr(encoders.Encoder, 'embed_bags', recorded)
+    monkeypatch.setattr(encoders.FrozenEncoder, 'embed_each', recorded)
     status, err = start()
     assert (status, err.splitlines()[-1]) == (130, 'interrupted')
     parts = tmp_path / 'features.npz.parts'

@@ -2,16 +2,19 @@ import doctest
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from saved_runs import save_run
+from conftest import save_run
 
 import bagssl_jax
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.embedding.encoder import forward
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import Networks, init_variables, make_encoder, make_projector
 
-ENCODER = make_encoder('tiny', width=16, stem='cifar', zero_init_last=False, dtype='float32')
+ENCODER = make_encoder('tiny', {'width': 16}, dtype='float32')
 PROJECTOR = make_projector(widths=(256, 64), dtype='float32')
 
 
@@ -31,7 +34,7 @@ def encoder(runs):
 @pytest.fixture(scope='module')
 def variables():
     """Those of the newest checkpoint."""
-    return init_variables({'encoder': ENCODER, 'projector': PROJECTOR}, 3)
+    return init_variables(Networks(ENCODER, PROJECTOR), 3, side=16)
 
 
 def random_images(*shape):
@@ -68,7 +71,8 @@ def test_says_what_was_loaded(encoder):
     assert encoder.step == 3
     assert encoder.width == 8 * 16
     assert encoder.widths == {'h': 128, 'z': 64}
-    assert encoder.config['encoder']['name'] == 'tiny'
+    assert type(encoder.networks.encoder) is type(ENCODER)
+    assert encoder.geometry == PatchGeometry(size=16, scale=0.25, resize=16)
 
 
 @pytest.mark.parametrize('space', ['h', 'z'])
@@ -170,3 +174,41 @@ def test_other_settings_are_refused(encoder, tmp_path):
         bagssl_jax.load('anywhere', chunk=0)
     with pytest.raises(InputError, match='no run in'):
         bagssl_jax.load(str(tmp_path))
+
+
+def test_bags_are_embedded_in_every_space_asked_for(encoder, variables):
+    bags = random_images(2, 3, 16, 16)
+    found = encoder.embed_bags(bags, ('h', 'hidden1', 'z'))
+    assert {space: x.shape for space, x in found.items()} == {
+        'h': (2, 3, 128),
+        'hidden1': (2, 3, 256),
+        'z': (2, 3, 64),
+    }
+    for i, j in ((0, 0), (1, 2)):
+        for space, expected in embeddings(variables, bags[i, j], [(0, 0)]).items():
+            np.testing.assert_allclose(found[space][i, j], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_forward_pass_is_differentiable_in_the_pixels(encoder):
+    pixels = jnp.asarray(random_images(2, 16, 16), jnp.float32) / 255
+
+    def first_feature(pixels):
+        return forward(encoder.networks, encoder.variables, pixels)['z'][:, 0].sum()
+
+    gradient = jax.grad(first_feature)(pixels)
+    # Along the gradient the output rises as it says; float32 leaves three digits of that.
+    step = 1e-3 * gradient / jnp.linalg.norm(gradient)
+    rise = first_feature(pixels + step) - first_feature(pixels - step)
+    np.testing.assert_allclose(rise, 2 * jnp.vdot(step, gradient), rtol=0.02)
+
+
+def test_the_same_networks_with_other_variables(encoder, variables):
+    image = random_images(16, 16)
+    others = init_variables(Networks(ENCODER, PROJECTOR), 5, side=16)
+    for other in (encoder.untrained(5), encoder.with_variables(others)):
+        expected = embeddings(others, image, [(0, 0)])
+        for space in ('h', 'z'):
+            assert_close(other.embed(image[None], 1, space=space), expected[space])
+    alone = encoder.with_variables({'encoder': variables['encoder']})
+    assert alone.widths == {'h': 128}
+    assert_close(alone.embed(image[None], 1), embeddings(variables, image, [(0, 0)])['h'])

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import SHRUNK
-from test_main import run, start, wait_for_checkpoint
+from conftest import SHRUNK, run, start, wait_for_checkpoint
 
 from bagssl_jax.data import photos
 
@@ -105,12 +104,12 @@ def test_a_damaged_file_stops_the_run_in_one_line_that_names_it(folder, tmp_path
     assert reason in line
 
 
-def test_damaged_files_can_be_left_out_and_are_counted(folder, tmp_path):
+def test_damaged_files_can_be_left_out_and_are_counted(folder, tmp_path, program):
     for name, damage in zip(('00', '01', '10', '11'), DAMAGES.values(), strict=True):
         damage(folder / 'train' / 'dark' / f'{name}.jpg')
     truncate(folder / 'test' / 'dark' / '32.jpg')
     arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={tmp_path / "run"}']
-    status, out, err = run('main', *arguments, '--config.data.on_error=skip', cwd=tmp_path)
+    status, out, err = program('main', *arguments, '--config.data.on_error=skip')
     assert status == 0, err
     assert sorted(re.findall(r'left out: train/dark/(\d+)\.jpg', err)) == ['00', '01', '10', '11']
     assert 'trained to step 4; 4 unreadable images were left out' in err
@@ -118,38 +117,38 @@ def test_damaged_files_can_be_left_out_and_are_counted(folder, tmp_path):
     assert out.startswith('folder, step 4: top-1 on 7 test images, 28 to train on')
 
 
-def test_a_folder_that_changed_is_refused(folder, tmp_path):
+def test_a_folder_that_changed_is_refused(folder, tmp_path, program):
     arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={tmp_path / "run"}']
     arguments += ['--config.probe.after_training=False', '--config.train.steps=4']
-    assert run('main', *arguments, cwd=tmp_path)[0] == 0
+    assert program('main', *arguments)[0] == 0
     (folder / 'train' / 'light' / 'new.jpg').write_bytes(b'new')
-    status, _, err = run('main', *arguments, cwd=tmp_path)
+    status, _, err = program('main', *arguments)
     assert status == 2
     assert '32 then, 33 now' in last_line(err)
     (folder / 'train' / 'light' / 'new.jpg').unlink()
-    assert run('main', *arguments, cwd=tmp_path)[0] == 0
+    assert program('main', *arguments)[0] == 0
 
 
-def test_a_probe_against_other_classes_is_refused(folder, tmp_path):
+def test_a_probe_against_other_classes_is_refused(folder, tmp_path, program):
     workdir = tmp_path / 'run'
     arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={workdir}']
-    assert run('main', *arguments, cwd=tmp_path)[0] == 0
+    assert program('main', *arguments)[0] == 0
     before = (workdir / 'results.json').read_text()
     for split in ('train', 'test'):
         (folder / split / 'light').rename(folder / split / 'bright')
-    status, _, err = run('probe', f'--workdir={workdir}', cwd=tmp_path)
+    status, _, err = program('probe', f'--workdir={workdir}')
     assert status == 2
     assert re.search(r"not the 2 classes .*'bright' differs", last_line(err))
     assert (workdir / 'results.json').read_text() == before
 
 
-def test_images_without_labels_train_and_are_not_probed(folder, tmp_path):
+def test_images_without_labels_train_and_are_not_probed(folder, tmp_path, program):
     arguments = [*FOLDER, f'--config.data.dir={folder / "train" / "dark"}']
     arguments += [f'--workdir={tmp_path / "run"}', '--config.data.batch_size=8']
-    status, _, err = run('main', *arguments, '--config.data.test_split=train', cwd=tmp_path)
+    status, _, err = program('main', *arguments, '--config.data.test_split=train')
     assert status == 2
     assert 'has no labels' in last_line(err)
-    status, _, err = run('main', *arguments, '--config.probe.after_training=False', cwd=tmp_path)
+    status, _, err = program('main', *arguments, '--config.probe.after_training=False')
     assert status == 0, err
 
 

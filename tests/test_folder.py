@@ -1,13 +1,11 @@
-import importlib
 import os
 import pathlib
 import pickle
-from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from conftest import read_one
 
 from bagssl_jax.data.folder import load_folder
 from bagssl_jax.errors import InputError, UnreadableImage
@@ -44,13 +42,11 @@ def test_files_are_read_with_labels_that_agree_between_splits(labelled):
     assert train.class_names == val.class_names == ('ape', 'bee', 'cat')
     assert train.image_shape is None
     for i in range(15):
-        record = train[i]
+        image, label = read_one(train, i)
         folder, number = train.name(i).split('/')[1], int(pathlib.Path(train.name(i)).stem)
-        assert record['label'] == ('ape', 'bee').index(folder)
-        np.testing.assert_array_equal(
-            record['image'], np.full((6, 6, 3), number + 100 * record['label'])
-        )
-    assert [val[i]['label'] for i in range(2)] == [1, 2]
+        assert label == ('ape', 'bee').index(folder)
+        np.testing.assert_array_equal(image, np.full((6, 6, 3), number + 100 * label))
+    assert val.read(np.arange(2)).labels.tolist() == [1, 2]
     assert names(val) == ['val/bee/0.png', 'val/cat/0.PNG']
 
 
@@ -69,7 +65,7 @@ def test_folders_without_classes_have_no_labels(tmp_path):
     for path, split in ((tmp_path / 'more', 'unlabelled'), (tmp_path / 'more/unlabelled', 'train')):
         source = load_folder(str(path), split)
         assert source.class_names == ()
-        assert [source[i]['label'] for i in range(3)] == [-1] * 3
+        assert source.read(np.arange(3)).labels.tolist() == [-1] * 3
 
 
 def test_other_files_and_hidden_ones_are_passed_over(labelled):
@@ -92,7 +88,7 @@ def test_paths_as_people_type_them(labelled, monkeypatch):
     for path in (f'{labelled}/', f'~/{labelled.name}', labelled.name, f'./{labelled.name}/'):
         source = load_folder(path, 'train')
         assert source.fingerprint == expected.fingerprint
-        assert source[14]['image'].shape == (6, 6, 3)
+        assert read_one(source, 14)[0].shape == (6, 6, 3)
 
 
 def test_a_linked_folder_and_any_file_name_are_read(tmp_path):
@@ -102,7 +98,7 @@ def test_a_linked_folder_and_any_file_name_are_read(tmp_path):
     os.rename(tmp_path / 'elsewhere' / 'a.png', os.fsencode(tmp_path / 'elsewhere') + b'/\xff.png')
     source = load_folder(str(tmp_path / 'data'), 'train')
     assert source.class_names == ('été',)
-    assert source[0]['image'][0, 0, 0] == 7
+    assert read_one(source, 0)[0][0, 0, 0] == 7
     assert os.fsencode(source.name(0)) == 'train/été/'.encode() + b'\xff.png'
 
 
@@ -137,37 +133,23 @@ def test_the_fingerprint_tells_what_changed(labelled):
 
 def test_a_source_survives_pickling_and_names_what_it_cannot_read(labelled):
     source = pickle.loads(pickle.dumps(load_folder(str(labelled), 'val')))
-    np.testing.assert_array_equal(source[1]['image'], np.full((6, 6, 3), 201))
+    np.testing.assert_array_equal(read_one(source, 1)[0], np.full((6, 6, 3), 201))
     (labelled / 'val' / 'bee' / '0.png').unlink()
     with pytest.raises(UnreadableImage, match=r'val/bee/0\.png: No such file'):
-        source[0]
+        read_one(source, 0)
     (labelled / 'val' / 'cat' / '0.PNG').write_bytes(b'')
     with pytest.raises(UnreadableImage, match=r'val/cat/0\.PNG: is empty'):
-        source[1]
+        read_one(source, 1)
 
 
-class Bucket(MemoryFileSystem):
-    """A file system in memory under s3://."""
-
-    protocol = 's3'
-    store: ClassVar[dict] = {}
-    pseudo_dirs: ClassVar[list] = ['']
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix('s3:/'))
-
-
-def test_remote_folders_are_read(monkeypatch):
-    monkeypatch.setitem(importlib.import_module('fsspec.registry')._registry, 's3', Bucket)
-    memory = Bucket()
+def test_remote_folders_are_read(bucket):
     for name, grey in (('a', 1), ('b', 2)):
         data = cv2.imencode('.png', np.full((4, 4, 3), grey, np.uint8))[1].tobytes()
-        memory.pipe(f'/bucket/set/train/{name}/0.png', data)
+        bucket.pipe(f'/bucket/set/train/{name}/0.png', data)
     source = load_folder('s3://bucket/set', 'train')
     assert source.directory == 's3://bucket/set'
     assert names(source) == ['train/a/0.png', 'train/b/0.png']
-    assert [source[i]['image'][0, 0, 0] for i in range(2)] == [1, 2]
+    assert [image[0, 0, 0] for image in source.read(np.arange(2)).images] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +188,6 @@ def test_other_layouts_are_refused_in_one_line(labelled, path, split, message):
 def test_photographs():
     source = load_folder(str(PHOTOS), 'val')
     assert len(source) == len(source.class_names) == 100
-    image = source[5]['image']
+    image, _ = read_one(source, 5)
     assert image.ndim == 3
     assert image.dtype == np.uint8

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import REPOSITORY, refusal
+from conftest import REPOSITORY
 from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -25,14 +25,14 @@ from torchvision_weights import (
     weights,
 )
 
-from bagssl_jax import cli, import_torch
+from bagssl_jax import command_line
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop import transfer
 from bagssl_jax.interop.layouts import find_backbone
 from bagssl_jax.interop.names import from_torchvision, to_torchvision
-from bagssl_jax.models import init_variables, make_encoder
-from bagssl_jax.workdir import read_config
+from bagssl_jax.models import ENCODERS, Networks, init_variables, make_encoder
+from bagssl_jax.runs import Run
 
 
 @pytest.fixture(scope='module')
@@ -47,8 +47,9 @@ def imported(tmp_path_factory):
 
 def shapes(name='resnet18', stem='imagenet'):
     """The shapes of the variables of an encoder of width 4."""
-    encoder = make_encoder(name, width=4, stem=stem, zero_init_last=False, dtype='float32')
-    return jax.eval_shape(lambda: init_variables({'encoder': encoder}, 0))['encoder']
+    settings = {'width': 4, 'stem': stem, 'zero_init_last': False}
+    networks = Networks(make_encoder(name, settings, dtype='float32'))
+    return jax.eval_shape(lambda: init_variables(networks, 0, side=32))['encoder']
 
 
 def linen(arrays, name='resnet18', stem='imagenet'):
@@ -164,32 +165,28 @@ def test_every_array_that_does_not_fit_is_listed():
 
 def test_an_import_is_a_run_like_any_other(imported):
     workdir, file = imported
-    config, _ = cli.parse(
+    config, _ = command_line.parse(
         ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
     )
-    assert config.encoder.to_dict() == {
-        'name': 'resnet18',
-        'width': 4,
-        'stem': 'imagenet',
-        'zero_init_last': False,
-        'dtype': 'float32',
-        'mean': MEAN,
-        'std': STD,
-    }
+    encoder = config.encoder.to_dict()
+    assert encoder['resnet18'] == {'width': 4, 'stem': 'imagenet', 'zero_init_last': False}
+    shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD}
+    assert {key: encoder[key] for key in shared} == shared
+    assert encoder.keys() - shared.keys() == ENCODERS.keys()
     assert (config.projector.widths, config.probe.patches) == ((), (1, 9))
     assert config.imported.prefix == 'model.module.backbone.'
     expected = linen(find_backbone(load_file(file)).arrays)
-    step, items = restore_items(str(workdir), {'encoder': expected})
+    step, items = restore_items(Run.at(workdir), {'encoder': expected})
     assert step == 0
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), items['encoder'], expected))
 
 
 def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
     argv = ['main', '--workdir=x', f'--config={REPOSITORY}/configs/default.py']
-    training = cli.parse(argv, config_file=True)[0].to_dict()
-    config = read_config(str(imported[0]))
+    training = command_line.parse(argv, config_file=True)[0].to_dict()
+    config = Run.at(imported[0]).read_config()
     assert config.keys() - training.keys() == {'imported'}
-    for group in config.keys() - {'imported', 'seed'}:
+    for group in config.keys() - {'imported', 'seed', 'crops'}:
         assert config[group].keys() == training[group].keys()
 
 
@@ -210,7 +207,7 @@ def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
     config = shrunk('--config.encoder.name=resnet18')
     variables = linen(weights('resnet18', stem='cifar'), stem='cifar')
     (tmp_path / 'config.json').write_text(config.to_json())
-    with contextlib.closing(Checkpoints(str(tmp_path), keep=2)) as checkpoints:
+    with contextlib.closing(Checkpoints(Run.at(tmp_path), keep=2)) as checkpoints:
         for step in (4, 8):
             items = {'encoder': variables, 'training': {'step': np.array(step)}}
             checkpoints.save(step, items, {'unlogged': []})
@@ -225,7 +222,7 @@ def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
 def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
     file = tmp_path / 'emp-ssl.safetensors'
     save_file(flat(LAYOUTS['emp-ssl'][0](weights('resnet18', stem='cifar'))), file)
-    half = {'mean': '0.5,0.5,0.5', 'std': '0.5,0.5,0.5'}
+    half = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}
     transfer(**flags(tmp_path / 'run', checkpoint=str(file), **half))
     taken, left_out, settings, hint = capsys.readouterr().out.splitlines()
     assert taken == 'taken: module.backbone.'
@@ -233,18 +230,18 @@ def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
     assert 'resnet18 of width 4, cifar stem' in settings
     assert '(0.5, 0.5, 0.5)' in settings
     assert '--stem=cifar_pad2' in hint
-    assert read_config(str(tmp_path / 'run'))['patches']['resize'] == 32
+    assert Run.at(tmp_path / 'run').read_config()['patches']['resize'] == 32
 
 
 def test_another_import_is_refused_in_the_same_place_but_the_same_is_not(imported, tmp_path):
     workdir, file = imported
-    before = json.dumps(read_config(str(workdir)))
+    before = json.dumps(Run.at(workdir).read_config())
     transfer(**flags(workdir, checkpoint=str(file)))
     other = tmp_path / file.name
     save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18', seed=1))), other)
     with pytest.raises(InputError, match=r'holds a run with imported.sha256'):
         transfer(**flags(workdir, checkpoint=str(other)))
-    assert json.dumps(read_config(str(workdir))) == before
+    assert json.dumps(Run.at(workdir).read_config()) == before
 
 
 def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
@@ -255,15 +252,6 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(InputError, match='holds checkpoints already'):
         transfer(**flags(tmp_path, checkpoint=str(imported[1])))
-
-
-def refused(capsys, monkeypatch, *arguments):
-    """The line that the program prints on its way out with status 2."""
-    monkeypatch.setattr(sys, 'argv', ['import_torch', *arguments])
-    return refusal(
-        capsys,
-        lambda: cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS),
-    )
 
 
 @pytest.mark.parametrize(
@@ -287,10 +275,10 @@ def refused(capsys, monkeypatch, *arguments):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-    capsys, monkeypatch, tmp_path, imported, arguments, message
+    refusal, tmp_path, imported, arguments, message
 ):
     given = [f'--checkpoint={imported[1]}', '--arch=resnet18', f'--workdir={tmp_path}/run']
-    assert message in refused(capsys, monkeypatch, *given, *arguments)
+    assert message in refusal('import_torch', *given, *arguments)
     assert not (tmp_path / 'run').exists()
 
 
@@ -310,12 +298,10 @@ def test_a_missing_stem_is_listed_with_the_rest(tmp_path):
         transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
 
 
-def test_an_encoder_that_pytorch_does_not_know_is_not_exported(
-    capsys, monkeypatch, tmp_path, shrunk
-):
+def test_an_encoder_that_pytorch_does_not_know_is_not_exported(refusal, tmp_path, shrunk):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--export={tmp_path}/x.safetensors']
-    line = refused(capsys, monkeypatch, *arguments)
+    line = refusal('import_torch', *arguments)
     assert 'encoder named tiny' in line
     assert 'resnet18, resnet34, resnet50' in line
 
@@ -329,20 +315,18 @@ def test_a_file_that_cannot_be_exported_to_is_refused(imported, tmp_path, export
         transfer(**flags(imported[0], export=f'{tmp_path}/{export}'))
 
 
-def test_a_damaged_file_is_refused(capsys, monkeypatch, tmp_path):
+def test_a_damaged_file_is_refused(refusal, tmp_path):
     (tmp_path / 'x.safetensors').write_bytes(b'<html>not found</html>')
     arguments = [f'--checkpoint={tmp_path}/x.safetensors', '--arch=resnet18', '--workdir=run']
-    assert 'x.safetensors cannot be read' in refused(capsys, monkeypatch, *arguments)
+    assert 'x.safetensors cannot be read' in refusal('import_torch', *arguments)
 
 
-def test_a_pickle_without_pytorch_says_what_to_install(capsys, monkeypatch, tmp_path):
+def test_a_pickle_without_pytorch_says_what_to_install(refusal, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'torch', None)
     (tmp_path / 'x.pth').write_bytes(b'')
     arguments = [f'--checkpoint={tmp_path}/x.pth', '--arch=resnet18', '--workdir=run']
-    assert "pip install '.[torch]'" in refused(capsys, monkeypatch, *arguments)
+    assert "pip install '.[torch]'" in refusal('import_torch', *arguments)
 
 
-def test_help_says_how(capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['import_torch', '--help'])
-    cli.run_command(transfer, import_torch.__doc__, options=import_torch.OPTIONS)
-    assert '--arch=resnet50 --workdir=DIR' in capsys.readouterr().out
+def test_help_says_how(program):
+    assert '--arch=resnet50 --workdir=DIR' in program('import_torch', '--help')[1]

@@ -9,10 +9,21 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 FLOORS = [
     ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
-    ['analysis', 'benchmarks', 'embedding'],
+    ['command_line'],
+    ['analysis', 'benchmarks'],
     ['training', 'evaluation', 'interop'],
-    ['data', 'objectives', 'models', 'augment', 'checkpoints', 'collapse', 'device_crops'],
-    ['parallel', 'records', 'workdir'],
+    ['embedding', 'probes'],
+    [
+        'data',
+        'objectives',
+        'models',
+        'augment',
+        'checkpoints',
+        'device_crops',
+        'records',
+    ],
+    ['parallel', 'runs'],
+    ['defaults'],
     ['errors'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -25,8 +36,17 @@ ONLY_IN = {
     'torch': {'interop'},
     'safetensors': {'interop'},
     'pyarrow': {'embedding'},
-    'absl': {'cli', 'data'},
-    'ml_collections': {'cli', 'main', 'training', 'evaluation', 'analysis', 'benchmarks'},
+    'absl': {'command_line', 'data'},
+    'ml_collections': {
+        'command_line',
+        'main',
+        'probe',
+        'training',
+        'evaluation',
+        'analysis',
+        'benchmarks',
+        'defaults',
+    },
     'PIL': {'data', 'benchmarks'},
 }
 
@@ -74,6 +94,19 @@ def test_imports_go_strictly_downward_between_rooms():
         (a, b) for a, b in edges if room(a) != room(b) and FLOOR_OF[room(a)] >= FLOOR_OF[room(b)]
     ]
     assert upward == []
+
+
+def test_probes_know_arrays_alone():
+    known = {room(b) for a, b in inner_edges() if room(a) == 'probes'}
+    assert known == {'probes', 'parallel', 'errors'}
+
+
+def test_training_and_evaluation_meet_in_the_checkpoint():
+    known = {room(a): set() for a, _ in inner_edges()}
+    for a, b in inner_edges():
+        known[room(a)].add(room(b))
+    assert not known['training'] & {'evaluation', 'embedding', 'probes'}
+    assert 'training' not in known['evaluation']
 
 
 def test_no_imports_in_a_circle():

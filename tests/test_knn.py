@@ -1,15 +1,14 @@
 """The nearest-neighbour probe: exact, bounded in memory, the same on any number of devices."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import knn as module
-from bagssl_jax.evaluation.knn import fit_knn, knn
-from bagssl_jax.evaluation.labels import held_out
 from bagssl_jax.parallel import make_mesh
+from bagssl_jax.probes.knn import Setting, fit_knn, knn, votes
+from bagssl_jax.probes.labels import held_out
+from bagssl_jax.probes.nearest import Gallery
 
 CLASSES = 7
 KS, TEMPERATURES = (1, 3, 20), (0.02, 0.2)
@@ -19,10 +18,6 @@ def data(seed, count, width=12):
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, width)).astype(np.float32)
     return features, rng.integers(0, CLASSES, count)
-
-
-def one_device():
-    return make_mesh(jax.devices()[:1])
 
 
 def reference_votes(train_x, train_y, test_x, k, temperature):
@@ -44,15 +39,6 @@ def reference_score(train_x, train_y, test_x, test_y, k=20, temperature=0.07):
     voted = np.take_along_axis(votes, top5, 1) > 0
     hits = voted & (top5 == test_y[:, None])
     return hits[:, 0].mean(), hits.any(1).mean()
-
-
-def cosines_and_rows(train_x, test_x, k, chunk, mesh):
-    labels = np.zeros(len(train_x), int)
-    search = module._Search(train_x, labels, CLASSES, chunk, mesh)
-    used = np.pad(np.ones(len(train_x), bool), (0, search._length - len(train_x)))
-    queries = module.unit_rows(test_x)
-    found = module._nearest(queries, search._gallery, used, k=k, rows=search._rows, mesh=mesh)
-    return [np.asarray(array) for array in found]
 
 
 @pytest.mark.parametrize('devices', [1, 8])
@@ -89,25 +75,19 @@ def test_equally_near_rows_are_taken_in_order_also_across_devices():
     cosines /= np.linalg.norm(splits[2], axis=1)[:, None] * np.linalg.norm(splits[0], axis=1)
     expected = np.argsort(-cosines, axis=1, kind='stable')[:, :9]
     assert (np.diff(np.take_along_axis(cosines, expected, 1)) == 0).mean() > 0.5
-    for mesh, chunk in ((one_device(), 1000), (one_device(), 7), (make_mesh(), 3)):
-        _, rows = cosines_and_rows(splits[0], splits[2], 9, chunk, mesh)
+    one_device = make_mesh(jax.devices()[:1])
+    for mesh, chunk in ((one_device, 1000), (one_device, 7), (make_mesh(), 3)):
+        gallery = Gallery(splits[0], chunk=chunk, mesh=mesh)
+        _, rows = gallery.nearest(splits[2], np.ones(61, bool), 9)
         np.testing.assert_array_equal(rows, expected)
         probe = knn(*splits, num_classes=CLASSES, k=9, chunk=chunk, mesh=mesh)
         assert (probe.top1, probe.top5) == pytest.approx(reference_score(*splits, k=9))
 
 
-def test_many_devices_find_what_one_finds():
-    (train_x, _), (test_x, _) = data(0, 203), data(1, 23)
-    nearness, rows = cosines_and_rows(train_x, test_x, 30, 8, one_device())
-    sharded_nearness, sharded_rows = cosines_and_rows(train_x, test_x, 30, 8, make_mesh())
-    np.testing.assert_array_equal(sharded_rows, rows)
-    np.testing.assert_array_equal(sharded_nearness, nearness)
-
-
 def test_votes_by_hand():
     # Cosines 1, 0.6 and 0 with temperature 0.5, relative to the nearest: 1, e^-0.8 and e^-2.
     nearness, classes = np.array([[1.0, 0.6, 0.0]]), np.array([[0, 1, 1]])
-    found = {k: votes.copy() for k, votes in module._votes(nearness, classes, 3, (1, 2, 3), 0.5)}
+    found = {k: each.copy() for k, each in votes(nearness, classes, 3, (1, 2, 3), 0.5)}
     np.testing.assert_allclose(found[1], [[1, 0, 0]])
     np.testing.assert_allclose(found[2], [[1, np.exp(-0.8), 0]])
     np.testing.assert_allclose(found[3], [[1, np.exp(-0.8) + np.exp(-2), 0]])
@@ -126,26 +106,6 @@ def test_invariant_to_the_scale_of_each_row():
     train_x = train_x * np.logspace(-30, 30, 61, dtype=np.float32)[:, None]
     test_x = test_x * np.logspace(30, -30, 23, dtype=np.float32)[:, None]
     assert knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=20) == score
-
-
-def test_zero_rows_are_far_from_everything_and_not_nan():
-    (train_x, _), (test_x, _) = data(0, 61), data(1, 23)
-    train_x[5], test_x[3] = 0, 0
-    nearness, rows = cosines_and_rows(train_x, test_x, 4, 20, make_mesh())
-    assert np.isfinite(nearness).all()
-    # For the zero row every cosine is 0: the first four rows.
-    np.testing.assert_array_equal(nearness[3], np.zeros(4))
-    np.testing.assert_array_equal(rows[3], np.arange(4))
-
-
-@pytest.mark.parametrize('devices', [1, 8])
-def test_padding_is_never_a_neighbour(devices):
-    # All cosines are negative, so the zero rows of the padding would be nearer.
-    train, test = -np.ones((5, 3), np.float32), np.ones((3, 3), np.float32)
-    mesh = make_mesh(jax.devices()[:devices])
-    nearness, rows = cosines_and_rows(train, test, 4, 4, mesh)
-    np.testing.assert_allclose(nearness, -1, rtol=1e-6)
-    np.testing.assert_array_equal(rows, np.tile(np.arange(4), (3, 1)))
 
 
 def test_a_class_without_votes_is_not_among_the_five():
@@ -182,8 +142,8 @@ def test_the_sweep_equals_one_search_after_another():
         expected, _ = reference_score(x[~held], y[~held], x[held], y[held], k, temperature)
         assert top1 == pytest.approx(expected)
     assert len(set(probe.validation.values())) > 1
-    k, temperature = probe.chosen['k'], probe.chosen['temperature']
-    assert probe.validation[k, temperature] == max(probe.validation.values())
+    k, temperature = probe.chosen
+    assert probe.validation[probe.chosen] == max(probe.validation.values())
     assert probe.score == knn(*splits, num_classes=CLASSES, k=k, temperature=temperature)
     assert probe.fixed == knn(*splits, num_classes=CLASSES)
     assert (probe.fixed.top1, probe.fixed.top5) == pytest.approx(reference_score(*splits))
@@ -191,27 +151,18 @@ def test_the_sweep_equals_one_search_after_another():
 
 def test_one_search_serves_the_whole_grid(monkeypatch):
     asked = []
-    original = module._nearest
+    original = Gallery.nearest
 
-    def recorded(queries, gallery, used, *, k, rows, mesh):
+    def recorded(gallery, queries, used, k):
         asked.append((len(queries), int(used.sum()), k))
-        return original(queries, gallery, used, k=k, rows=rows, mesh=mesh)
+        return original(gallery, queries, used, k)
 
-    monkeypatch.setattr(module, '_nearest', recorded)
+    monkeypatch.setattr(Gallery, 'nearest', recorded)
     fit_knn(*clustered(0, 140), *clustered(1, 70), num_classes=CLASSES, k_grid=(1, 30))
     # 14 held-out rows among the other 126; the test split among all, for the fixed k of 20 too.
     assert [ask[:2] for ask in asked] == [(14, 126), (70, 140)]
     assert asked[0][2] == 30
     assert asked[1][2] in (20, 30)
-
-
-def test_choice_does_not_depend_on_the_test_split():
-    x, y = clustered(0, 140)
-    test_x, test_y = clustered(1, 70)
-    probe = fit_knn(x, y, test_x, test_y, num_classes=CLASSES)
-    other = fit_knn(x, y, -test_x, test_y[::-1], num_classes=CLASSES)
-    assert other.score.top1 != probe.score.top1
-    assert (other.chosen, other.validation) == (probe.chosen, probe.validation)
 
 
 def test_small_splits_clip_the_grid_and_one_example_a_class_needs_no_choice():
@@ -222,35 +173,8 @@ def test_small_splits_clip_the_grid_and_one_example_a_class_needs_no_choice():
     splits = x, y, *clustered(1, 70)
     probe = fit_knn(*splits, num_classes=CLASSES)
     assert probe.validation == {}
-    assert probe.chosen == {'k': CLASSES, 'temperature': 0.07}
+    assert probe.chosen == Setting(CLASSES, 0.07)
     assert probe.score.top1 == knn(*splits, num_classes=CLASSES, k=1).top1
-
-
-def test_memory_is_bounded_by_the_chunk():
-    def temporary_bytes(chunks):
-        program = module._nearest.lower(
-            jnp.zeros((16, 12)),
-            jnp.zeros((chunks * 16, 12)),
-            jnp.zeros(chunks * 16, bool),
-            k=5,
-            rows=16,
-            mesh=one_device(),
-        )
-        return program.compile().memory_analysis().temp_size_in_bytes
-
-    # 40 times the training rows in no more room. (Their product with the queries takes 40 kB.)
-    assert temporary_bytes(40) <= temporary_bytes(2) + 1024
-
-
-def test_one_program_for_all_chunks_and_calls():
-    (train_x, train_y), (test_x, test_y) = data(0, 61), data(1, 23)
-    first = knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=5)
-    compiled = module._nearest._cache_size()
-    assert knn(train_x, train_y, test_x, test_y, num_classes=CLASSES, chunk=5) == first
-    # Other values, half precision, another temperature, another size that pads to the same.
-    half = jnp.asarray(train_x[:60], jnp.bfloat16)
-    knn(half, train_y[:60], test_x, test_y, num_classes=CLASSES, temperature=0.1, chunk=5)
-    assert module._nearest._cache_size() == compiled
 
 
 def test_features_that_are_not_finite_are_an_input_error():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bagssl_jax.evaluation.label_free import alignment, rankme, uniformity
+from bagssl_jax.probes.label_free import alignment, rankme, uniformity
 
 
 def test_rankme_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.labels import few, held_out, parse_labels
+from bagssl_jax.probes.labels import few, held_out, parse_labels
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 4], [40, 250, 120]))
 

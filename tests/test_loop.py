@@ -9,22 +9,28 @@ import numpy as np
 import pytest
 
 from bagssl_jax.checkpoints import restore_items
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError, Interrupted
 from bagssl_jax.evaluation.monitor import make_monitor
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import init_variables, make_networks
 from bagssl_jax.parallel import make_mesh, replicated
 from bagssl_jax.records import Recorder
-from bagssl_jax.training.loop import train
+from bagssl_jax.runs import Run
+from bagssl_jax.training import loop
+
+
+def train(config, workdir, monitor=None):
+    loop.train(config, Run.at(workdir), open_dataset(config.data), monitor)
 
 
 def encoder_and_projector(config, workdir):
     """The step and the parameters and statistics of the newest checkpoint, on the host."""
-    encoder = make_encoder(**config.encoder)
-    projector = make_projector(**config.projector, dtype=config.encoder.dtype)
-    target = jax.device_put(
-        init_variables({'encoder': encoder, 'projector': projector}, 9), replicated(make_mesh())
+    fresh = init_variables(
+        make_networks(config), 9, side=PatchGeometry.of(config.patches).input_side
     )
-    step, items = restore_items(str(workdir), target)
+    target = jax.device_put(fresh, replicated(make_mesh()))
+    step, items = restore_items(Run.at(workdir), target)
     return step, jax.device_get(items)
 
 
@@ -65,7 +71,7 @@ def config(shrunk):
 def finished(config, tmp_path_factory):
     """The workdir of a training that nothing interrupted."""
     workdir = tmp_path_factory.mktemp('finished')
-    train(config, str(workdir))
+    train(config, workdir)
     return workdir
 
 
@@ -83,7 +89,7 @@ def test_leaves_what_a_run_should_leave(finished, config):
 
 def test_training_lowers_the_loss(shrunk, tmp_path):
     config = shrunk('--config.train.epochs=6', '--config.optimizer.learning_rate=0.05')
-    train(config, str(tmp_path))
+    train(config, tmp_path)
     losses = [row['loss'] for row in rows(tmp_path)]
     # Batches of 16 images differ by several units; the last third lies below them all.
     assert max(losses[-6:]) < min(losses[:2])
@@ -96,9 +102,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
         with pytest.raises(Interrupted, match=f'SIGTERM at step {step}, which is saved'):
-            train(config, str(tmp_path))
+            train(config, tmp_path)
     assert encoder_and_projector(config, tmp_path)[0] == step
-    train(config, str(tmp_path))
+    train(config, tmp_path)
     assert_same_run(config, tmp_path, finished)
 
 
@@ -108,19 +114,19 @@ def test_a_signal_between_steps_is_for_the_next(config, tmp_path, monkeypatch, r
     with monkeypatch.context() as patch:
         interrupt_at(patch, row, method='log')
         with pytest.raises(Interrupted, match=f'at step {saved}, which is saved'):
-            train(config, str(tmp_path))
+            train(config, tmp_path)
     assert encoder_and_projector(config, tmp_path)[0] == saved
 
 
 @pytest.mark.slow
 def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch):
     config = shrunk('--config.objective.name=byol', '--config.crops=multiscale')
-    train(config, str(tmp_path / 'uninterrupted'))
+    train(config, tmp_path / 'uninterrupted')
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
         with pytest.raises(Interrupted):
-            train(config, str(tmp_path / 'resumed'))
-    train(config, str(tmp_path / 'resumed'))
+            train(config, tmp_path / 'resumed')
+    train(config, tmp_path / 'resumed')
     assert_same_run(config, tmp_path / 'resumed', tmp_path / 'uninterrupted')
 
 
@@ -130,25 +136,25 @@ def test_resumes_from_the_checkpoint_before_a_damaged_one(finished, config, tmp_
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7, signal.SIGINT)
         with pytest.raises(Interrupted):
-            train(config, str(tmp_path))
+            train(config, tmp_path)
     for path in (tmp_path / 'checkpoints' / '7').rglob('*'):
         if path.is_file() and path.parent.name == 'd':
             path.write_bytes(path.read_bytes()[::-1])
-    train(config, str(tmp_path))
+    train(config, tmp_path)
     assert (tmp_path / 'checkpoints' / '7.damaged').is_dir()
     assert_same_run(config, tmp_path, finished)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, config):
     before = (finished / 'metrics.jsonl').read_text()
-    train(config, str(finished))
+    train(config, finished)
     assert (finished / 'metrics.jsonl').read_text() == before
 
 
 @pytest.mark.slow
 def test_a_monitor_is_logged_and_changes_nothing(finished, shrunk, config, tmp_path):
     monitored = shrunk('--config.train.monitor_every=0.5')
-    train(monitored, str(tmp_path), make_monitor(monitored))
+    train(monitored, tmp_path, make_monitor(monitored, open_dataset(monitored.data)))
     looks = [row for row in rows(tmp_path) if 'knn_top1' in row]
     assert [row['step'] for row in looks] == [3, 6, 9, 12]  # an epoch has 6 steps
     assert all(0 < row['knn_top1'] <= 1 for row in looks)
@@ -158,7 +164,7 @@ def test_a_monitor_is_logged_and_changes_nothing(finished, shrunk, config, tmp_p
 
 @pytest.mark.slow
 def test_workers_and_logging_do_not_change_what_is_learned(finished, shrunk, config, tmp_path):
-    train(shrunk('--config.data.workers=2', '--config.train.log_every=3'), str(tmp_path))
+    train(shrunk('--config.data.workers=2', '--config.train.log_every=3'), tmp_path)
     for (_, tree), (_, other) in [
         (encoder_and_projector(config, tmp_path), encoder_and_projector(config, finished))
     ]:
@@ -177,7 +183,7 @@ def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_pat
     with pytest.raises(
         InputError, match=r'step (\d+): .*(invariance|variance|gradient_norm).* is not'
     ):
-        train(config, str(tmp_path))
+        train(config, tmp_path)
     step, items = encoder_and_projector(config, tmp_path)
     assert step >= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items))
@@ -192,12 +198,12 @@ def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_pat
 )
 def test_an_unusable_target_network_is_refused(shrunk, tmp_path, override, message):
     with pytest.raises(InputError, match=message):
-        train(shrunk('--config.objective.name=byol', f'--config.{override}'), str(tmp_path))
+        train(shrunk('--config.objective.name=byol', f'--config.{override}'), tmp_path)
 
 
 def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
     with pytest.raises(InputError, match=r'optimizer.learning_rate=.*, not 0.5'):
-        train(shrunk('--config.optimizer.learning_rate=0.5'), str(finished))
+        train(shrunk('--config.optimizer.learning_rate=0.5'), finished)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +229,6 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_is_written(
 ):
     workdir = tmp_path / 'run'
     with pytest.raises(InputError, match=message) as error:
-        train(shrunk(f'--config.{override}'), str(workdir))
+        train(shrunk(f'--config.{override}'), workdir)
     assert '\n' not in str(error.value)
     assert not pathlib.Path(workdir).exists()

@@ -1,53 +1,24 @@
 """The programs as a person runs them: bagssl_jax.main and bagssl_jax.probe."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SHRUNK, refusal
+from conftest import REPOSITORY, SHRUNK, run, start, wait_for_checkpoint
 
-from bagssl_jax import analyze, cli, main, probe
+from bagssl_jax import command_line, main
+from bagssl_jax.data import datasets, photos
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.folder import load_folder
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.monitor import make_monitor
+from bagssl_jax.runs import Run
 
 QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
-
-
-def start(module, *arguments, **options):
-    """Starts a program from an empty directory, with two devices."""
-    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
-    return subprocess.Popen(
-        [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def run(module, *arguments, **options):
-    process = start(module, *arguments, **options)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def wait_for_checkpoint(process, workdir):
-    """Returns when the run has saved some step and goes on."""
-    checkpoints = workdir / 'checkpoints'
-    while process.poll() is None:
-        if checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir()):
-            return
-        time.sleep(0.005)
-    pytest.fail(f'ended before it was interrupted: {process.stderr.read()}')
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +74,7 @@ def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
 
 
 @pytest.mark.slow
-def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
+def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path, program):
     workdir = tmp_path / 'run'
     shutil.copytree(trained[0], workdir)
     options = {
@@ -113,11 +84,12 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
         'flip': 'True',
         'aggregations': 'mean,mean_unit,grid2,grid4',
         'probes': 'sgd,sgd_augmented,knn,rankme,uniformity,alignment',
-        'sgd_epochs': '2',
+        'sgd.epochs': '2',
+        'sgd_augmented.epochs': '2',
         'labels': 'all,1,50%',
     }
     flags = [f'--config.probe.{key}={value}' for key, value in options.items()]
-    status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+    status, out, err = program('probe', f'--workdir={workdir}', *flags)
     assert status == 0, err
     rows = json.loads((workdir / 'results.json').read_text())['rows']
     assert all(row['flip'] for row in rows)
@@ -142,16 +114,44 @@ def test_a_probe_can_change_every_part_of_the_protocol(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_random_patches_can_be_probed(trained, tmp_path):
+def test_random_patches_can_be_probed(trained, tmp_path, program):
     workdir = tmp_path / 'run'
     shutil.copytree(trained[0], workdir)
     flags = ['--config.probe.positions=random', '--config.probe.patches=2,5']
     tables = []
     for _ in range(2):
-        status, out, err = run('probe', f'--workdir={workdir}', *flags, cwd=workdir)
+        status, out, err = program('probe', f'--workdir={workdir}', *flags)
         assert status == 0, err
         tables.append(out)
     assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_every_split_is_opened_once(shrunk, tmp_path, monkeypatch):
+    for i, (image, label) in enumerate(zip(*photos.tiles('train'), strict=True)):
+        if i == 72:
+            break
+        place = tmp_path / 'data' / ('train' if i < 64 else 'val') / f'class{label % 2}'
+        place.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / f'{i:02}.png'), image[..., ::-1])
+    opened = []
+
+    def recorded(path, split):
+        opened.append(split)
+        return load_folder(path, split)
+
+    monkeypatch.setattr(datasets, 'load_folder', recorded)
+    config = shrunk(
+        '--config.data.name=folder',
+        f'--config.data.dir={tmp_path / "data"}',
+        '--config.data.train_split=train',
+        '--config.data.test_split=val',
+        '--config.train.steps=4',
+        '--config.train.monitor_every=0.5',
+    )
+    main.main(config, Run.at(tmp_path / 'run'))
+    assert sorted(opened) == ['train', 'val']
+    assert (tmp_path / 'run' / 'results.json').exists()
 
 
 @pytest.mark.slow
@@ -180,22 +180,32 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
     assert (tmp_path / 'checkpoints' / step).is_dir()
 
 
-def refused(capsys, monkeypatch, module, *arguments):
-    """The line that a program, run with `arguments`, prints on its way out with status 2."""
-    monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *arguments])
-    program, usage, from_file = {
-        main: (main.main, main.__doc__, True),
-        probe: (probe.evaluate, probe.__doc__, False),
-    }[module]
-    return refusal(capsys, lambda: cli.run(program, usage, config_file=from_file))
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['--config.data.nme=x'], 'unknown key config.data.nme: did you mean config.data.name?'),
         (['--config.epochs=3'], 'unknown key config.epochs: did you mean config.train.epochs?'),
         (['--config.data=x'], 'config.data is a group of keys'),
+        (['--config.objective.byol=x'], 'config.objective.byol is a group of keys'),
+        (
+            ['--config.probe.sgd_epochs=2'],
+            'unknown key config.probe.sgd_epochs: did you mean config.probe.sgd.epochs?',
+        ),
+        # The chosen entry has none.
+        (
+            ['--config.encoder.stem=imagenet'],
+            'unknown key config.encoder.stem: did you mean config.encoder.resnet18.stem?',
+        ),
+        (
+            ['--config.optimizer.momentum=0.5'],
+            'unknown key config.optimizer.momentum: did you mean config.optimizer.sgd.momentum?',
+        ),
+        (['--config.encoder.width=0'], 'encoder.width=0 must be at least 1'),
+        (
+            ['--config.optimizer.name=sgd', '--config.optimizer.momentum=2'],
+            'optimizer.momentum=2.0 must be from 0 to 1',
+        ),
+        (['--config.projector.widths=()'], 'projector.widths=() has no layer'),
         (['--config.train.epochs=ten'], "could not convert string to float: 'ten'"),
         (['--config.train.steps=1.5'], 'invalid literal for int'),
         (['--config.data.in_memory=maybe'], 'Non-boolean'),
@@ -236,12 +246,85 @@ def refused(capsys, monkeypatch, module, *arguments):
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(capsys, monkeypatch, tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_status_two(refusal, tmp_path, arguments, message):
     workdir = tmp_path / 'run'
-    line = refused(capsys, monkeypatch, main, QUICKSTART, f'--workdir={workdir}', *arguments)
+    line = refusal('main', QUICKSTART, f'--workdir={workdir}', *arguments)
     assert line.startswith('error: ')
     assert message in line
     assert not workdir.exists()
+
+
+def test_a_key_of_the_chosen_entry_needs_no_name(shrunk):
+    config = shrunk('--config.objective.eps=0.5')
+    assert (config.encoder.name, config.encoder.tiny.width) == ('tiny', 4)  # of the shrunk
+    assert (config.encoder.resnet18.width, config.objective.tcr.eps) == (64, 0.5)
+    config = shrunk(
+        '--config.optimizer.momentum=0.8',
+        '--config.optimizer.name=sgd',
+        '--config.encoder.name=resnet50',
+        '--config.encoder.zero_init_last',
+        '--config.encoder.resnet50.stem=imagenet',
+    )
+    assert (config.optimizer.sgd.momentum, config.optimizer.lars.momentum) == (0.8, 0.9)
+    assert config.encoder.resnet50.to_dict() == {
+        'width': 4,
+        'stem': 'imagenet',
+        'zero_init_last': True,
+    }
+    assert config.encoder.tiny.width == 16
+    config = shrunk('--config.encoder.name', 'resnet34', '--config.encoder.stem', 'imagenet')
+    assert (config.encoder.resnet34.width, config.encoder.resnet34.stem) == (4, 'imagenet')
+    assert shrunk('--config.encoder.name=resnet50').encoder.resnet50.zero_init_last is False
+
+
+def written(path, *lines):
+    body = ''.join(f'    {line}\n' for line in lines)
+    path.write_text(
+        f'from bagssl_jax.defaults import get_config as defaults\n\n\n'
+        f'def get_config():\n{body}    return config\n'
+    )
+    return f'--config={path}'
+
+
+@pytest.mark.parametrize(
+    ('lines', 'message'),
+    [
+        (
+            ['config = defaults()', 'config.patches.cuont = 4'],
+            'mine.py: Key "cuont" does not exist and cannot be added since the config is locked\n',
+        ),
+        (
+            ['config = defaults()', 'config.encoder.width = 4'],
+            'Key "width" does not exist and cannot be added',
+        ),
+        (
+            ['config = defaults().unlock()', 'config.patches.cuont = 4'],
+            'unknown key config.patches.cuont: did you mean config.patches.count?',
+        ),
+        (
+            ['from ml_collections import ConfigDict', "config = ConfigDict({'seed': 3})"],
+            'lacks analysis.cooccurrence.codes: start from bagssl_jax.defaults',
+        ),
+    ],
+)
+def test_a_file_with_a_key_that_does_not_exist_is_refused(refusal, tmp_path, lines, message):
+    config = written(tmp_path / 'mine.py', *lines)
+    line = refusal('main', config, f'--workdir={tmp_path / "run"}')
+    assert line.startswith(f'error: {config}')
+    assert message in f'{line}\n'
+
+
+def test_an_analysis_may_set_its_own_keys(shrunk, tmp_path):
+    (tmp_path / 'config.json').write_text(shrunk().to_json())
+    argv = ['analyze', f'--workdir={tmp_path}', '--config.analysis.cooccurrence.codes=8']
+    config, _ = command_line.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
+    assert config.analysis.cooccurrence.codes == 8
+    with pytest.raises(InputError, match=r'only config.probe.\* and config.data.\* can be set'):
+        command_line.parse(argv, config_file=False)
+    argv[-1] = '--config.seed=1'
+    expected = r'only config.analysis.\*, config.probe.\* and config.data.\* can be set'
+    with pytest.raises(InputError, match=expected):
+        command_line.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
 
 
 @pytest.mark.parametrize('text', ['h,z', '(h, z)', "('h', 'z')", '[h,z]'])
@@ -265,18 +348,16 @@ def test_whole_numbers_serve_as_floats_but_not_the_other_way(shrunk):
         (['--workdir=x', '--config=setup.cfg'], '--config=setup.cfg: '),
     ],
 )
-def test_a_wrong_command_line_is_refused(capsys, monkeypatch, arguments, message):
+def test_a_wrong_command_line_is_refused(refusal, monkeypatch, arguments, message):
     monkeypatch.chdir(REPOSITORY)
-    assert message in refused(capsys, monkeypatch, main, *arguments)
+    assert message in refusal('main', *arguments)
 
 
-def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
-    capsys, monkeypatch, tmp_path, shrunk
-):
-    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(refusal, tmp_path, shrunk):
+    line = refusal('probe', f'--workdir={tmp_path}')
     assert f'no run in {tmp_path}' in line
     (tmp_path / 'config.json').write_text(shrunk().to_json())
-    line = refused(capsys, monkeypatch, probe, f'--workdir={tmp_path}')
+    line = refusal('probe', f'--workdir={tmp_path}')
     assert f'no checkpoint in {tmp_path}' in line
 
 
@@ -300,20 +381,20 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(
         ('probe.batch_size=20', 'probe.batch_size=20 cannot be shared by 8 devices'),
     ],
 )
-def test_the_probe_refuses_bad_settings(capsys, monkeypatch, tmp_path, shrunk, override, message):
+def test_the_probe_refuses_bad_settings(refusal, tmp_path, shrunk, override, message):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     arguments = [f'--workdir={tmp_path}', f'--config.{override}']
-    assert message in refused(capsys, monkeypatch, probe, *arguments)
+    assert message in refusal('probe', *arguments)
 
 
-def test_settings_that_leave_nothing_to_probe_are_refused(capsys, monkeypatch, tmp_path):
+def test_settings_that_leave_nothing_to_probe_are_refused(refusal, tmp_path):
     for arguments, message in (
         (['aggregations=grid4', 'patches=4'], 'needs more patches than probe.patches=(4,)'),
         (['probes=alignment', 'aggregations=mean_unit', 'patches=1'], 'bags of 2 or more'),
     ):
         flags = [f'--config.probe.{argument}' for argument in arguments]
         workdir = f'--workdir={tmp_path / "run"}'
-        assert message in refused(capsys, monkeypatch, main, QUICKSTART, workdir, *flags)
+        assert message in refusal('main', QUICKSTART, workdir, *flags)
 
 
 def test_a_monitor_needs_labels(shrunk, tmp_path):
@@ -321,7 +402,7 @@ def test_a_monitor_needs_labels(shrunk, tmp_path):
     folder = ['--config.data.name=folder', f'--config.data.dir={tmp_path}']
     config = shrunk(*folder, '--config.data.train_split=train')
     with pytest.raises(InputError, match=r'train\.monitor_every needs labels'):
-        make_monitor(config)
+        make_monitor(config, open_dataset(config.data))
 
 
 def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
@@ -330,16 +411,13 @@ def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
 
 
 @pytest.mark.parametrize('what', ['', 'coocurrence'])
-def test_an_unknown_analysis_lists_the_known(capsys, monkeypatch, tmp_path, shrunk, what):
+def test_an_unknown_analysis_lists_the_known(refusal, tmp_path, shrunk, what):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
-    monkeypatch.setattr(sys, 'argv', ['analyze.py', f'--workdir={tmp_path}', f'--what={what}'])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(analyze.analyze, '', config_file=False, extra_flags=['what'])
-    assert stop.value.code == 2
-    assert f'unknown --what={what}: choose from cooccurrence' in capsys.readouterr().err
+    line = refusal('analyze', f'--workdir={tmp_path}', f'--what={what}')
+    assert f'unknown --what={what}: choose from cooccurrence' in line
 
 
-def test_help_says_how(capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['main.py', '--help'])
-    cli.run(main.main, main.__doc__, config_file=True)
-    assert '--config=configs/NAME.py' in capsys.readouterr().out
+def test_help_says_how(program):
+    status, out, _ = program('main', '--help')
+    assert status == 0
+    assert '--config=configs/NAME.py' in out

@@ -2,17 +2,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import (
+    Networks,
+    init_variables,
+    make_encoder,
+    make_networks,
+    make_projector,
+)
 from bagssl_jax.models.layers import Conv, convolve_by_xla
-from bagssl_jax.models.resnet import ResNet
+from bagssl_jax.models.resnet import ResNet, Tiny
 
-PLAIN = {'width': 64, 'stem': 'imagenet', 'zero_init_last': False, 'dtype': 'float32'}
+PLAIN = {'width': 64, 'stem': 'imagenet', 'zero_init_last': False}
 
 
 def count_parameters(name):
-    encoder = make_encoder(name, **PLAIN)
+    encoder = make_encoder(name, PLAIN, dtype='float32')
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(lambda k, x: encoder.init(k, x, train=False), jax.random.key(0), x)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
@@ -41,7 +49,8 @@ def test_resnets_have_as_many_parameters_as_torchvision(name, parameters):
     ],
 )
 def test_shapes(name, stem, size, map_shape):
-    encoder = make_encoder(name, width=4, stem=stem, zero_init_last=False, dtype='float32')
+    settings = {} if name == 'tiny' else {'stem': stem, 'zero_init_last': False}
+    encoder = make_encoder(name, {'width': 4, **settings}, dtype='float32')
     x = jax.ShapeDtypeStruct((3, size, size, 3), jnp.float32)
     variables = jax.eval_shape(lambda k, x: encoder.init(k, x, train=False), jax.random.key(0), x)
     h, intermediates = jax.eval_shape(lambda v, x: encoder.apply(v, x, train=False), variables, x)
@@ -78,9 +87,9 @@ def test_zero_initialised_blocks_start_as_the_identity():
 
 
 def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
-    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='bfloat16')
+    encoder = make_encoder('tiny', {'width': 4}, dtype='bfloat16')
     projector = make_projector(widths=(8, 6), dtype='bfloat16')
-    variables = init_variables({'encoder': encoder, 'projector': projector}, 0)
+    variables = init_variables(Networks(encoder, projector), 0, side=8)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     h, intermediates = encoder.apply(variables['encoder'], x, train=False)
@@ -90,11 +99,10 @@ def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
 
 
 def test_fresh_variables_depend_on_the_seed_alone():
-    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype='float32')
+    encoder = make_encoder('tiny', {'width': 4}, dtype='float32')
     projector = make_projector(widths=(8, 6), dtype='float32')
-    first, again, other = (
-        init_variables({'encoder': encoder, 'projector': projector}, seed) for seed in (0, 0, 1)
-    )
+    networks = Networks(encoder, projector)
+    first, again, other = (init_variables(networks, seed, side=8) for seed in (0, 0, 1))
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first, again)))
     kernel = first['encoder']['params']['conv1']['kernel']
     assert (kernel != other['encoder']['params']['conv1']['kernel']).any()
@@ -110,11 +118,43 @@ def test_fresh_variables_depend_on_the_seed_alone():
     ],
 )
 def test_unknown_choices_list_the_known(key, value, message):
-    settings = {'name': 'resnet18', **PLAIN, key: value}
+    choices = {'name': 'resnet18', 'dtype': 'float32', **PLAIN, key: value}
+    name, dtype = choices.pop('name'), choices.pop('dtype')
     with pytest.raises(InputError, match=message):
-        make_encoder(**settings)
+        make_encoder(name, choices, dtype=dtype)
 
 
 def test_a_projector_needs_layers():
     with pytest.raises(InputError, match=r'widths \(\) must be positive'):
         make_projector(widths=(), dtype='float32')
+
+
+def test_networks_are_those_of_the_configuration():
+    config = get_config()
+    config.encoder.name = 'tiny'
+    config.encoder.tiny.width = 4
+    config.projector.widths = (16, 8)
+    config.predictor.widths = (12, 8)
+    encoder, projector, predictor = make_networks(config, predictor=True)
+    assert (type(encoder), encoder.width) == (Tiny, 4)
+    assert (projector.widths, predictor.widths) == ((16, 8), (12, 8))
+    assert make_networks(config.to_dict()) == (encoder, projector, None)
+    config.projector.widths = ()
+    assert make_networks(config) == (encoder, None, None)
+
+
+class Positioned(nn.Module):
+    """Has a parameter for every pixel, as a ViT has for every token."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        places = self.param('pos_embedding', nn.initializers.zeros, x.shape[1:])
+        return (x + places[None]).mean(axis=(1, 2)), {}
+
+
+def test_what_depends_on_the_side_has_that_of_the_patches():
+    projector = make_projector(widths=(6,), dtype='float32')
+    variables = init_variables(Networks(Positioned(), projector), 0, side=8)
+    assert variables['encoder']['params']['pos_embedding'].shape == (8, 8, 3)
+    assert variables['projector']['params']['dense1']['kernel'].shape == (3, 6)
+    assert 'predictor' not in variables

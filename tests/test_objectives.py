@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from objective_references import REFERENCES
 
-from bagssl_jax.collapse import spread
 from bagssl_jax.errors import InputError
 from bagssl_jax.objectives import OBJECTIVES, make_objective
 from bagssl_jax.objectives.barlow import barlow
@@ -24,6 +23,7 @@ from bagssl_jax.objectives.spectral import (
 from bagssl_jax.objectives.tcr import tcr
 from bagssl_jax.objectives.vicreg import vicreg
 from bagssl_jax.parallel import DATA_AXIS, make_mesh
+from bagssl_jax.training.collapse import spread
 
 NAMES = sorted(OBJECTIVES)
 # BYOL has no term against collapse.

@@ -4,16 +4,26 @@ import optax
 import pytest
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
+from bagssl_jax.training.optimizers import (
+    OPTIMIZERS,
+    cosine_momentum,
+    make_optimizer,
+    warmup_cosine,
+)
 
 PARAMS = {'kernel': jnp.array([[3.0, 4.0]]), 'bias': jnp.array([2.0])}
 GRADS = {'kernel': jnp.array([[0.6, 0.8]]), 'bias': jnp.array([0.5])}
-SETTINGS = {'weight_decay': 0.1, 'momentum': 0.9, 'trust_coefficient': 0.001}
+SETTINGS = {
+    'sgd': {'momentum': 0.9},
+    'lars': {'momentum': 0.9, 'trust_coefficient': 0.001},
+    'adamw': {},
+}
 
 
-def first_update(name, **settings):
-    optimizer = make_optimizer(name, optax.constant_schedule(0.5), **{**SETTINGS, **settings})
-    updates, _ = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+def first_update(name, params=PARAMS, grads=GRADS):
+    schedule = optax.constant_schedule(0.5)
+    optimizer = make_optimizer(name, SETTINGS.get(name, {}), schedule, weight_decay=0.1)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
     return updates
 
 
@@ -37,6 +47,25 @@ def test_adamw_decays_kernels_alone():
     # Adam's first step is the sign of the gradient; the decay is decoupled from it.
     np.testing.assert_allclose(updates['kernel'], -0.5 * (1 + 0.1 * PARAMS['kernel']), rtol=1e-4)
     np.testing.assert_allclose(updates['bias'], [-0.5], rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_what_is_no_kernel_is_neither_decayed_nor_scaled(name):
+    params = {'pos_embedding': jnp.full((1, 2, 3), 4.0), 'scale': jnp.full((3,), 4.0)}
+    grads = {'pos_embedding': jnp.full((1, 2, 3), 0.25), 'scale': jnp.full((3,), 0.25)}
+    updates = first_update(name, params, grads)
+    # Adam's first step is the sign of the gradient, Nesterov's (1 + momentum) times it.
+    expected = -0.5 * (1.0 if name == 'adamw' else 1.9 * 0.25)
+    for update in updates.values():
+        np.testing.assert_allclose(update, np.full(update.shape, expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'lars'])
+@pytest.mark.parametrize('momentum', [-0.1, 1.1, float('nan')])
+def test_a_momentum_out_of_its_range_is_refused(name, momentum):
+    settings = {**SETTINGS[name], 'momentum': momentum}
+    with pytest.raises(InputError, match=rf'optimizer.momentum={momentum} must be from 0 to 1'):
+        make_optimizer(name, settings, optax.constant_schedule(0.5), weight_decay=0.1)
 
 
 def test_unknown_optimizer_lists_the_known():

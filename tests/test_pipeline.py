@@ -6,22 +6,26 @@ import pytest
 
 from bagssl_jax import device_crops
 from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
+from bagssl_jax.data.views import GridPatches, RandomPatches, Whole
 from bagssl_jax.errors import InputError, UnreadableImage
 
 RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
 
 
 def make_crops(name='fixed', count=3, size=0, scale=0.25, resize=0):
-    patches = {'count': count, 'size': size, 'scale': scale, 'resize': resize}
-    return crops.make_crops(name, patches, RANGES)
+    settings = RANGES if name == 'multiscale' else {}
+    return crops.make_crops(name, count, PatchGeometry(size, scale, resize), settings)
 
 
 PATCHES = make_crops(size=4)
+GEOMETRY = PatchGeometry(size=4, scale=0.0, resize=0)
 
 
 class FilesSource:
     """The images of another source, read one by one; some of them cannot be."""
 
+    in_memory = False
     class_names = ('a',)
     image_shape = None
     fingerprint = ''
@@ -33,10 +37,12 @@ class FilesSource:
     def __len__(self):
         return len(self._source)
 
-    def __getitem__(self, index):
-        if index in self._broken:
-            raise UnreadableImage(f'{self.name(index)} is broken')
-        return self._source[index]
+    def read(self, numbers):
+        for number in numbers.tolist():
+            if number in self._broken:
+                raise UnreadableImage(f'{self.name(number)} is broken')
+        images, labels = self._source.read(numbers)
+        return sources.Records(list(images), labels)
 
     def name(self, index):
         return f'{index}.png'
@@ -188,13 +194,13 @@ def test_multiscale_crops_are_resized_to_one_size(source):
 
 def test_a_source_smaller_than_a_batch_is_refused(source):
     with pytest.raises(InputError, match=r'data.batch_size=23 is more than the 22 training images'):
-        pipeline.steps_per_epoch(source, 23)
+        pipeline.steps_per_epoch(len(source), 23)
 
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('make_source', [lambda source: source, FilesSource])
 def test_bags_come_once_each_and_in_order(source, make_source, workers):
-    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
+    view = GridPatches(GEOMETRY, grid_places(4))
     batches = list(pipeline.bag_batches(make_source(source), view, batch_size=5, workers=workers))
     assert [len(batch.labels) for batch in batches] == [5, 5, 5, 5, 2]
     patches, labels, unreadable = map(np.concatenate, zip(*batches, strict=True))
@@ -206,7 +212,7 @@ def test_bags_come_once_each_and_in_order(source, make_source, workers):
 
 def test_unreadable_images_have_no_bag(source):
     broken = FilesSource(source, broken=(0, 1, 2, 3, 4, 21))
-    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
+    view = GridPatches(GEOMETRY, grid_places(4))
     batches = list(pipeline.bag_batches(broken, view, batch_size=5, on_error='skip'))
     assert [batch.unreadable.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [], [], [], [21]]
     patches, labels, _ = map(np.concatenate, zip(*batches, strict=True))
@@ -217,20 +223,13 @@ def test_unreadable_images_have_no_bag(source):
 
 
 def test_the_whole_image_is_a_bag_of_one(source):
-    [batch] = pipeline.bag_batches(source, pipeline.Whole(8, 8), batch_size=22)
+    [batch] = pipeline.bag_batches(source, Whole(8, 8), batch_size=22)
     np.testing.assert_array_equal(batch.patches[:, 0], source.images)
-
-
-def test_whole_images_of_another_size_cover_the_one_asked_for():
-    image = np.zeros((8, 16, 3), np.uint8)
-    image[:, 4:12] = 200
-    patches = pipeline.Whole(4, 4).cut([image], np.array([0]))
-    np.testing.assert_array_equal(patches, np.full((1, 1, 4, 4, 3), 200))
 
 
 def test_random_places_depend_on_the_seed_and_the_image_alone(source):
     def bags(batch_size, seed, count=3):
-        view = pipeline.Patches(size=4, scale=0.0, resize=0, places=None, count=count, seed=seed)
+        view = RandomPatches(GEOMETRY, count, seed)
         batches = pipeline.bag_batches(source, view, batch_size=batch_size)
         return np.concatenate([batch.patches for batch in batches])
 
@@ -244,14 +243,21 @@ def test_random_places_depend_on_the_seed_and_the_image_alone(source):
 
 def test_an_image_smaller_than_a_patch_counts_as_unreadable(source):
     class Mixed(FilesSource):
-        def __getitem__(self, index):
-            record = super().__getitem__(index)
-            return {**record, 'image': record['image'][:3]} if index == 9 else record
+        def read(self, numbers):
+            images, labels = super().read(numbers)
+            lower = [x[:3] if i == 9 else x for i, x in zip(numbers, images, strict=True)]
+            return sources.Records(lower, labels)
 
     batches = take_all(Mixed(source), 5)
     assert [i for batch in batches for i in batch.unreadable.tolist() if i >= 0] in ([], [9])
-    view = pipeline.Patches(size=4, scale=0.0, resize=0, places=crops.grid_places(4))
+    view = GridPatches(GEOMETRY, grid_places(4))
     with pytest.raises(UnreadableImage, match=r'9\.png: is 3x8 pixels, smaller than patches of 4'):
         list(pipeline.bag_batches(Mixed(source), view, batch_size=5))
     batches = pipeline.bag_batches(Mixed(source), view, batch_size=5, on_error='skip')
     assert [batch.unreadable.tolist() for batch in batches] == [[], [9], [], [], []]
+
+
+def test_what_to_do_at_an_unreadable_image_is_one_of_two_words(source):
+    view = GridPatches(GEOMETRY, grid_places(4))
+    with pytest.raises(InputError, match="unknown on_error 'stpo': choose from stop, skip"):
+        list(pipeline.bag_batches(source, view, batch_size=5, on_error='stpo'))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
+from conftest import read_one
 
 from bagssl_jax.data import photos
 from bagssl_jax.data.preparation import prepare
@@ -114,7 +115,9 @@ def test_a_data_set_is_prepared_once(tmp_path, capsys):
             f'use it with --config.data.name={TEST_SET} --config.data.dir={tmp_path}',
         ]
     source = load_prepared(TEST_SET, 'train', str(tmp_path))
-    assert sorted(int(source[i]['image'][0, 0, 0]) for i in range(12)) == list(range(12))
+    assert sorted(int(image[0, 0, 0]) for image in source.read(np.arange(12)).images) == list(
+        range(12)
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_an_interrupted_preparation_loads_nothing_and_can_be_repeated(tmp_path, 
 
 def classes_and_counters(source):
     """What the pixels of the stand-in say: the class's name, and which of its images."""
-    pixels = [source[i]['image'][0, :, 0] for i in range(len(source))]
+    pixels = [image[0, :, 0] for image in source.read(np.arange(len(source))).images]
     names = class_names()
     return [(names[label], int(counter)) for label, counter in pixels]
 
@@ -198,9 +201,8 @@ def test_imagenet100_has_all_images_of_its_classes_and_no_other(imagenet, split,
     names = SUBSETS['imagenet100'].class_names
     assert sorted(found) == [(name, i) for name in names for i in range(count)]
     assert source.class_names == names
-    assert [source.class_names[source[i]['label']] for i in range(len(source))] == [
-        name for name, _ in found
-    ]
+    labels = source.read(np.arange(len(source))).labels
+    assert [source.class_names[label] for label in labels] == [name for name, _ in found]
     assert source.image_shape == (1, 2)
 
 
@@ -215,8 +217,8 @@ def test_sub_splits_count_the_records_of_the_subset(imagenet):
         'imagenet100 validation #4',
         'imagenet100 train #30',
     ]
-    several = source.__getitems__([7, 2])
-    assert [record['label'] for record in several] == [source[7]['label'], source[2]['label']]
+    labels = source.read(np.array([7, 2])).labels
+    assert labels.tolist() == [read_one(source, 7)[1], read_one(source, 2)[1]]
 
 
 def test_the_index_is_made_once(imagenet, capsys):
@@ -326,15 +328,15 @@ def test_the_catalogues_imagenet_from_archives_of_its_format(tmp_path):
     }
     source = load_prepared('imagenet2012', 'train', str(tmp_path))
     for i in range(5):
-        record = source[i]
-        assert source.class_names[record['label']] == pixels[record['image'].tobytes()]
+        image, label = read_one(source, i)
+        assert source.class_names[label] == pixels[image.tobytes()]
     source = load_prepared('imagenet2012', 'validation', str(tmp_path))
     # The true labels of ILSVRC2012_val_00000001.JPEG to 5.
     labels = ['n01751748', 'n09193705', 'n02105855', 'n04263257', 'n03125729']
-    found = [source.class_names[source[i]['label']] for i in range(5)]
+    found = [source.class_names[label] for label in source.read(np.arange(5)).labels]
     assert collections.Counter(found) == collections.Counter(labels)
 
     prepare('imagenet100', str(tmp_path))
     subset = load_prepared('imagenet100', 'train', str(tmp_path))
-    assert [pixels[subset[i]['image'].tobytes()] for i in range(2)] == ['n02869837'] * 2
+    assert [pixels[read_one(subset, i)[0].tobytes()] for i in range(2)] == ['n02869837'] * 2
     assert len(subset) == 2

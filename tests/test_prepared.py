@@ -3,14 +3,13 @@ import pickle
 import shutil
 
 import cv2
-import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from fsspec.implementations.memory import MemoryFileSystem
+from conftest import read_one
 from PIL import Image
 
-from bagssl_jax.data import sources
+from bagssl_jax.data.datasets import Dataset
 from bagssl_jax.data.prepared import find_prepared, load_prepared
 from bagssl_jax.errors import InputError, UnreadableImage
 
@@ -108,38 +107,38 @@ def data_dir(tmp_path_factory):
     return str(directory)
 
 
-def load(split='train', name='squares', in_memory=True, **options):
-    return sources.load(name, split, in_memory=in_memory, **options)
+def load(data_dir, split='train', name='squares', in_memory=True):
+    return Dataset(name, data_dir, in_memory).images(split).source
 
 
 def greys(source):
     """Squares are told apart by their grey; TFDS shuffles them while preparing."""
-    return [int(source[i]['image'][0, 0, 0]) for i in range(len(source))]
+    return [int(image[0, 0, 0]) for image in source.read(np.arange(len(source))).images]
 
 
 @pytest.mark.parametrize('in_memory', [True, False])
 def test_a_prepared_tfds_data_set_is_read(data_dir, in_memory):
-    source = load(data_dir=data_dir, in_memory=in_memory)
+    source = load(data_dir, in_memory=in_memory)
     assert len(source) == 20
     assert source.class_names == ('dark', 'light')
-    records = [source[i] for i in range(20)]
+    images, labels = source.read(np.arange(20))
     assert sorted(greys(source)) == list(range(0, 200, 10))
-    assert [record['label'] for record in records] == [int(grey >= 100) for grey in greys(source)]
-    assert all(record['image'].shape == (6, 6, 3) for record in records)
+    assert labels.tolist() == [int(grey >= 100) for grey in greys(source)]
+    assert all(image.shape == (6, 6, 3) for image in images)
 
 
 def test_sub_splits_select_records(data_dir):
-    every = load(data_dir=data_dir)
-    part = load('train[25%:50%]', data_dir=data_dir)
+    every = load(data_dir)
+    part = load(data_dir, 'train[25%:50%]')
     np.testing.assert_array_equal(part.images, every.images[5:10])
 
 
 def test_images_of_several_sizes_stay_encoded_or_are_refused(data_dir):
-    source = load('mixed', data_dir=data_dir, in_memory=False)
+    source = load(data_dir, 'mixed', in_memory=False)
     assert source.image_shape is None
-    assert {source[i]['image'].shape for i in range(10)} == {(6, 6, 3), (9, 9, 3)}
+    assert {image.shape for image in source.read(np.arange(10)).images} == {(6, 6, 3), (9, 9, 3)}
     with pytest.raises(InputError, match=r'several sizes.*data.in_memory=False'):
-        load('mixed', data_dir=data_dir)
+        load(data_dir, 'mixed')
 
 
 def test_a_name_leads_back_to_its_record(data_dir):
@@ -149,7 +148,7 @@ def test_a_name_leads_back_to_its_record(data_dir):
     for i, name in enumerate(names):
         split, number = name.split(' #')
         alone = load_prepared('squares', f'{split}[{number}:{int(number) + 1}]', data_dir)
-        np.testing.assert_array_equal(alone[0]['image'], source[i]['image'])
+        np.testing.assert_array_equal(read_one(alone, 0)[0], read_one(source, i)[0])
 
 
 @pytest.mark.parametrize(
@@ -164,22 +163,23 @@ def test_a_name_leads_back_to_its_record(data_dir):
 )
 def test_the_image_and_its_label_are_found(data_dir, config, label, class_names):
     source = load_prepared(f'layouts/{config}', 'train', data_dir)
-    np.testing.assert_array_equal(source[0]['image'], PIXELS)
-    assert source[0]['label'] == label
+    image, found = read_one(source, 0)
+    np.testing.assert_array_equal(image, PIXELS)
+    assert found == label
     assert source.class_names == class_names
     assert source.image_shape == (4, 5)
     assert source.name(0) == f'layouts/{config} train #0'
 
 
 def test_grey_images_have_three_channels(data_dir):
-    image = load_prepared('layouts/grey', 'train', data_dir)[0]['image']
+    image, _ = read_one(load_prepared('layouts/grey', 'train', data_dir), 0)
     np.testing.assert_array_equal(image, np.repeat(PIXELS[..., :1], 3, axis=-1))
 
 
 def test_a_damaged_image_is_named(data_dir):
     source = load_prepared('layouts/damaged', 'train', data_dir)
     with pytest.raises(UnreadableImage, match='layouts/damaged train #0'):
-        source[0]
+        read_one(source, 0)
 
 
 def test_a_missing_file_is_named(data_dir, tmp_path):
@@ -187,7 +187,7 @@ def test_a_missing_file_is_named(data_dir, tmp_path):
     source = load_prepared('squares', 'mixed', str(tmp_path))
     next((tmp_path / 'squares' / '1.2.0').glob('*mixed*')).unlink()
     with pytest.raises(UnreadableImage, match=r'squares mixed #3: .*No such file'):
-        source[3]
+        read_one(source, 3)
 
 
 def test_the_only_configuration_need_not_be_named(data_dir, tmp_path):
@@ -269,7 +269,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(data_dir, arguments, message
 def test_a_directory_without_data_sets_says_so(tmp_path):
     (tmp_path / 'squares' / '1.0.0').mkdir(parents=True)
     with pytest.raises(InputError, match='it holds no prepared data set'):
-        load(data_dir=str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_a_file_format_without_random_access_is_refused(data_dir, tmp_path):
@@ -280,25 +280,12 @@ def test_a_file_format_without_random_access_is_refused(data_dir, tmp_path):
         (new / name).write_bytes(old.with_name(name).read_bytes())
     (new / old.name).write_text(old.read_text().replace('"array_record"', '"tfrecord"'))
     with pytest.raises(InputError, match=r"tfrecord.*file_format='array_record'"):
-        load(data_dir=str(tmp_path))
+        load(str(tmp_path))
 
 
-class Bucket(MemoryFileSystem):
-    """An object store in memory in place of Amazon's."""
-
-    protocol = 's3'
-    store = {}  # noqa: RUF012
-    pseudo_dirs = ['']  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.replace('s3://', 'memory://'))
-
-
-def test_remote_directories_are_searched_as_local_ones_are(data_dir):
-    fsspec.register_implementation('s3', Bucket, clobber=True)
+def test_remote_directories_are_searched_as_local_ones_are(data_dir, bucket):
     for path in pathlib.Path(data_dir, 'squares', '1.2.0').iterdir():
-        Bucket().pipe_file(f's3://bucket/tfds/squares/1.2.0/{path.name}', path.read_bytes())
+        bucket.pipe_file(f's3://bucket/tfds/squares/1.2.0/{path.name}', path.read_bytes())
     source = load_prepared('squares', 'train[:5]', 's3://bucket/tfds')
     assert len(source) == 5
     assert source.fingerprint == load_prepared('squares', 'train[:5]', data_dir).fingerprint
@@ -306,12 +293,12 @@ def test_remote_directories_are_searched_as_local_ones_are(data_dir):
         load_prepared('circles', 'train', 's3://bucket/tfds')
     # array_record has no reader for s3://; the address that it is given is the right one.
     with pytest.raises(UnreadableImage, match=r's3://bucket/tfds/squares/1.2.0/squares-train'):
-        source[0]
+        read_one(source, 0)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='the prepared CIFAR-10 is not on this machine')
 def test_cifar10_from_the_shared_directory():
-    source = load('test[:50]', name='cifar10', data_dir=str(SHARED))
+    source = load(str(SHARED), 'test[:50]', name='cifar10')
     assert source.images.shape == (50, 32, 32, 3)
     assert source.class_names[:2] == ('airplane', 'automobile')
     assert set(source.labels) <= set(range(10))

@@ -1,6 +1,7 @@
 import json
 
 from bagssl_jax.records import Recorder
+from bagssl_jax.runs import Run
 
 
 def rows(path):
@@ -8,7 +9,7 @@ def rows(path):
 
 
 def record(workdir, start, steps, **options):
-    recorder = Recorder(str(workdir), start=start, total=10, images_per_step=4, **options)
+    recorder = Recorder(Run.at(workdir), start=start, total=10, images_per_step=4, **options)
     for step in steps:
         recorder.advance()
         recorder.log(step, {'loss': step / 10})

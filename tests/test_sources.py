@@ -2,19 +2,16 @@ import numpy as np
 import pytest
 
 from bagssl_jax.data import sources
+from bagssl_jax.data.photos import load_photos
 from bagssl_jax.errors import InputError
 
 
-def load(split='train'):
-    return sources.load('photos', split, data_dir='', in_memory=True)
-
-
 def test_photos_sub_splits():
-    every = load()
-    part = load('train[:10%]+test[-5:]')
+    every = load_photos('train')
+    part = load_photos('train[:10%]+test[-5:]')
     assert len(part) == 320 + 5
     np.testing.assert_array_equal(part.images[:320], every.images[:320])
-    test = load('test')
+    test = load_photos('test')
     np.testing.assert_array_equal(part.labels[320:], test.labels[-5:])
 
 
@@ -28,14 +25,14 @@ def test_photos_sub_splits():
 )
 def test_bad_splits_are_refused_in_one_line(split, message):
     with pytest.raises(InputError, match=message) as error:
-        load(split)
+        load_photos(split)
     assert '\n' not in str(error.value)
 
 
 def test_a_part_has_every_class_of_a_source_that_alternates_them():
     source = sources.ArraySource(np.zeros((800, 1, 1, 3)), np.arange(800) % 8, tuple('abcdefgh'))
     subset = sources.Part(source, 500, seed=0)
-    labels = [subset[i]['label'] for i in range(len(subset))]
+    labels = subset.read(np.arange(len(subset))).labels
     assert len(labels) == 500
     assert np.bincount(labels, minlength=8).min() > 40
     assert len(sources.Part(source, 5000, seed=0)) == 800

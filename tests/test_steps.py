@@ -8,11 +8,11 @@ import optax
 import pytest
 
 from bagssl_jax.augment import augment
-from bagssl_jax.models import make_encoder, make_projector
-from bagssl_jax.objectives import OBJECTIVES, make_objective
+from bagssl_jax.models import Networks, make_encoder, make_projector
+from bagssl_jax.objectives import OBJECTIVES, Objective, make_objective
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum
-from bagssl_jax.training.state import Networks, create_state
+from bagssl_jax.training.state import create_state
 from bagssl_jax.training.steps import make_spread_step, make_train_step
 
 OBJECTIVE_NAMES = sorted(OBJECTIVES)
@@ -33,7 +33,7 @@ def patches():
 
 
 def networks_for(objective, dtype='float32'):
-    encoder = make_encoder('tiny', width=4, stem='cifar', zero_init_last=False, dtype=dtype)
+    encoder = make_encoder('tiny', {'width': 4}, dtype=dtype)
     predictor = make_projector(widths=(12, 8), dtype=dtype)
     return Networks(
         encoder,
@@ -57,7 +57,7 @@ def compiled(devices, objective, augment, learning_rate, dtype='float32'):
         key=jax.random.key(3),
         mesh=make_mesh(jax.devices()[:devices]),
     )
-    return step, jax.device_get(create_state(networks, optimizer, 0))
+    return step, jax.device_get(create_state(networks, optimizer, 0, side=8))
 
 
 def build(devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32'):
@@ -166,6 +166,48 @@ def test_augmentation_differs_between_steps(patches):
         state = state.replace(step=state.step + number)
         losses.append(float(step(state, jax.device_put(patches, sharding))[1]['loss']))
     assert losses[0] == losses[1] != losses[2]
+
+
+def sliced(z, *, axis_name=None, key=None):
+    """An objective that draws: how wide z lies along random directions."""
+    directions = jax.random.normal(key, (z.shape[-1], 4))
+    return jax.lax.pmean(jnp.mean((z @ directions) ** 2), axis_name), {'drawn': directions[0, 0]}
+
+
+def sliced_steps(devices, patches, start):
+    """The metrics of two steps on the same batch, without augmentation, and the state then."""
+    networks = networks_for('tcr')
+    optimizer = optax.sgd(1e-3)
+    mesh = make_mesh(jax.devices()[:devices])
+    step = make_train_step(
+        networks,
+        Objective(sliced),
+        optimizer,
+        cosine_momentum(0.9, 10),
+        cut=lambda patches: patches,
+        augment=plain,
+        key=jax.random.key(3),
+        mesh=mesh,
+    )
+    state = create_state(networks, optimizer, 0, side=8)
+    state = jax.device_put(state.replace(step=state.step + start), replicated(mesh))
+    history = []
+    for _ in range(2):
+        state, metrics = step(state, jax.device_put(patches, batch_sharded(mesh)))
+        history.append(metrics)
+    return jax.device_get((history, state.online))
+
+
+def test_an_objective_may_draw_the_same_on_all_devices_and_anew_in_every_step(patches):
+    history, online = sliced_steps(8, patches, 0)
+    expected_history, expected_online = sliced_steps(1, patches, 0)
+    chex.assert_trees_all_close(history, expected_history, rtol=2e-5)
+    chex.assert_trees_all_close(online, expected_online, rtol=2e-5, atol=2e-5)
+    first, second = (metrics['drawn'] for metrics in history)
+    assert first != second
+    # What a step draws depends on its number alone.
+    later, _ = sliced_steps(1, patches, 1)
+    assert later[0]['drawn'] == second
 
 
 def test_the_state_is_donated(patches):

@@ -60,9 +60,8 @@ def images(stem, count=2):
 def imported_output(name, arrays, x, *, stem, mean, std):
     """Embeddings of pixels [n h w 3] by the encoder that takes `arrays` over."""
     width = len(arrays['conv1.weight'])
-    encoder = make_encoder(
-        name, width=width, stem=stem, zero_init_last=False, dtype='float32', mean=mean, std=std
-    )
+    settings = {'width': width, 'stem': stem, 'zero_init_last': False}
+    encoder = make_encoder(name, settings, dtype='float32', mean=mean, std=std)
     like = jax.eval_shape(lambda key: encoder.init(key, x, train=False), jax.random.key(0))
     variables = from_torchvision(arrays, like)
     return np.asarray(jax.jit(lambda v, x: encoder.apply(v, x, train=False)[0])(variables, x))

@@ -7,8 +7,6 @@ mean over the patches of two codes is the ratio of the codes, and that mean is t
 of the codes' mean vectors.
 """
 
-import json
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,53 +16,66 @@ import numpy as np
 import scipy.stats
 import tqdm
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from bagssl_jax.analysis import discrete_world
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.analysis.look import Look
+from bagssl_jax.data.cut import resized
+from bagssl_jax.data.datasets import Images
+from bagssl_jax.data.geometry import grid_places
+from bagssl_jax.data.views import GridPatches
+from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.bags import make_embed, padded
-from bagssl_jax.evaluation.protocol import restore_encoders
-from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh
 
 THUMBNAIL = 8
 
 
-def run(config: ConfigDict, workdir: str) -> None:
-    """Runs the theorem in the known world, and on the newest checkpoint in `workdir`.
+def look(
+    trained: FrozenEncoder,
+    untrained: FrozenEncoder,
+    images: Images,
+    *,
+    seed: int,
+    on_error: str,
+    max_images: int,
+    patches: int,
+    codes: int,
+    min_expected: float,
+) -> Look:
+    """Runs the theorem in the known world, and on training patches.
 
-    Prints two tables; writes figures/cooccurrence_known.png, figures/cooccurrence_patches.png,
-    and cooccurrence.json: 'dataset', 'step', and 'rows', whose 'part' is 'known' or 'identity'
-    (keys in `discrete_world.known_truth`) or 'patches' (keys in `compare_patches`).
-
-    Raises:
-      InputError: there is no checkpoint, scikit-learn is not installed, or the training images
-        are too few.
+    Arguments and errors are those of `compare_patches`. The rows have a 'part': 'known' or
+    'identity' (keys in `discrete_world.known_truth`) or 'patches' (keys in `compare_patches`).
     """
-    step, compared, patches_figure = compare_patches(config, workdir)
+    compared, patches_figure = compare_patches(
+        {'trained': trained, 'untrained': untrained},
+        images,
+        seed=seed,
+        on_error=on_error,
+        max_images=max_images,
+        patches=patches,
+        codes=codes,
+        min_expected=min_expected,
+    )
     with jax.default_matmul_precision('highest'):  # accelerators would round to TF32 or bfloat16
         known, known_figure = discrete_world.known_truth()
-    results = {'dataset': config.data.name, 'step': step, 'rows': known + compared}
-    directory = pathlib.Path(workdir)
-    (directory / 'cooccurrence.json').write_text(json.dumps(results, indent=1) + '\n')
-    figures = directory / 'figures'
-    figures.mkdir(exist_ok=True)
-    known_figure.savefig(figures / 'cooccurrence_known.png')
-    patches_figure.savefig(figures / 'cooccurrence_patches.png')
-    print(discrete_world.table(known))
-    print()
-    print(table(results))
+    return Look(
+        rows=known + compared,
+        figures={'known': known_figure, 'patches': patches_figure},
+        table=f'{discrete_world.table(known)}\n\n{table(compared)}',
+    )
 
 
 def compare_patches(
-    config: ConfigDict,
-    workdir: str,
+    encoders: Mapping[str, FrozenEncoder],
+    images: Images,
     *,
-    images: int = 2000,
-    patches: int = 16,
-    codes: int = 64,
-    min_expected: float = 20.0,
-) -> tuple[int, list[dict[str, Any]], Figure]:
+    seed: int,
+    on_error: str,
+    max_images: int,
+    patches: int,
+    codes: int,
+    min_expected: float,
+) -> tuple[list[dict[str, Any]], Figure]:
     """Compares how codes of training patches co-occur with the inner products of projections.
 
     Of each encoder, two inner products are compared. The plain one takes z at unit length, as
@@ -78,66 +89,60 @@ def compare_patches(
     Memory is that of the patches' thumbnails, and of one batch.
 
     Args:
-      config: the run's own.
-      workdir: of the run.
-      images: at most so many training images, chosen at random.
+      encoders: 'trained' and 'untrained', of one geometry.
+      images: of the training split.
+      seed: of the choice of images, and of the codes.
+      on_error: 'stop' at an unreadable image, or 'skip' it.
+      max_images: chosen at random, where there are more.
       patches: an image's, on a grid.
       codes: number of codes.
       min_expected: pairs of codes are kept that independence would let occur this often.
 
     Returns:
-      The checkpoint's step; a row for each inner product of each encoder: 'part' ('patches'),
-      'encoder' ('trained', 'untrained'), 'centered', 'spearman' (rank correlation with the
-      ratio, over pairs of codes), 'pairs' (of codes), 'codes', 'images', 'patches' (an image's);
-      and the figure.
+      A row for each inner product of each encoder: 'part' ('patches'), 'encoder' ('trained',
+      'untrained'), 'centered', 'spearman' (rank correlation with the ratio, over pairs of codes),
+      'pairs' (of codes), 'codes', 'images', 'patches' (an image's); and the figure.
 
     Raises:
-      InputError: as `run`, or the configuration cannot be carried out.
+      InputError: there is no projector, scikit-learn is not installed, the images are too few, or
+        one cannot be read.
     """
-    mesh = make_mesh()
-    chunk = config.probe.batch_size
-    check_batch_size(chunk, mesh, 'probe.batch_size')
-    if chunk < patches:
-        raise InputError(f'probe.batch_size={chunk} is less than a bag of {patches}: raise it')
-    if not config.projector.widths:
+    if max_images < 1 or patches < 2 or codes < 2 or not 0 < min_expected < np.inf:
+        raise InputError(
+            f'analysis.cooccurrence: {max_images=}, {patches=}, {codes=} and {min_expected=} must '
+            'be at least 1, 2 and 2, and above 0'
+        )
+    trained = encoders['trained']
+    if trained.chunk < patches:
+        raise InputError(
+            f'probe.batch_size={trained.chunk} is less than a bag of {patches}: raise it'
+        )
+    if 'z' not in trained.widths:
         raise InputError('this encoder has no projector, whose output is what is compared here')
-    step, encoder, projector, encoders = restore_encoders(config, workdir, mesh)
-
-    source = sources.load(
-        config.data.name,
-        config.data.train_split,
-        data_dir=config.data.dir,
-        in_memory=config.data.in_memory,
-    )
-    source = sources.Part(source, images, seed=config.seed)
-    geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
-    view = pipeline.Patches(**geometry, places=crops.grid_places(patches))
+    images = images.part(max_images, seed=seed)
+    view = GridPatches(trained.geometry, grid_places(patches))
 
     def bags():
-        progress = tqdm.tqdm(total=len(source), desc='patches', unit=' images', file=sys.stderr)
+        progress = tqdm.tqdm(total=len(images), desc='patches', unit=' images', file=sys.stderr)
         with progress:
-            for batch in pipeline.bag_batches(
-                source, view, batch_size=chunk // patches, on_error=config.data.on_error
-            ):
+            for batch in images.bags(view, batch_size=trained.chunk // patches, on_error=on_error):
                 yield batch.patches
                 progress.update(len(batch.patches))
 
     thumbnails = np.concatenate([_thumbnails(bag) for bag in bags()])  # [b p f]
-    code_of = quantize(thumbnails.reshape(-1, thumbnails.shape[-1]), codes, seed=config.seed)
+    code_of = quantize(thumbnails.reshape(-1, thumbnails.shape[-1]), codes, seed=seed)
     code_of = code_of.reshape(thumbnails.shape[:2])  # [b p]
     ratio, expected = cooccurrence_ratio(count_pairs(code_of, codes))
     pairs = frequent_pairs(expected, min_expected)
 
     means = {name: CodeMeans(codes) for name in encoders}
-    embed = make_embed(encoder, projector, ('z',))
     start = 0
     for bag in bags():
         batch_codes = code_of[start : start + len(bag)].ravel()
         start += len(bag)
-        on_devices = jax.device_put(padded(bag, chunk), batch_sharded(mesh))
-        for name, variables in encoders.items():
-            z = np.asarray(embed(variables, on_devices)['z'])
-            means[name].add(z[: len(batch_codes)], batch_codes)
+        for name, encoder in encoders.items():
+            z = np.asarray(encoder.embed_bags(bag, ('z',))['z'])
+            means[name].add(z.reshape(-1, z.shape[-1]), batch_codes)  # [b p k] -> [n k]
 
     products = {
         (name, centered): means[name].products(centered=centered)[pairs]
@@ -152,12 +157,12 @@ def compare_patches(
             'spearman': float(scipy.stats.spearmanr(ratio[pairs], product).statistic),
             'pairs': len(product),
             'codes': codes,
-            'images': len(source),
+            'images': len(images),
             'patches': patches,
         }
         for (name, centered), product in products.items()
     ]
-    return step, rows, _figure(ratio[pairs], products, rows)
+    return rows, _figure(ratio[pairs], products, rows)
 
 
 def quantize(pixels: np.ndarray, codes: int, *, seed: int) -> np.ndarray:
@@ -250,13 +255,12 @@ class CodeMeans:
         return means @ means.T
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """A line for each encoder and inner product on real patches."""
-    rows = [row for row in results['rows'] if row['part'] == 'patches']
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `compare_patches`: a line for each encoder and inner product."""
     first = rows[0]
     title = (
-        f'{results["dataset"]}, step {results["step"]:,}: {first["pairs"]:,} pairs of '
-        f'{first["codes"]} codes, {first["images"]:,} images of {first["patches"]} patches'
+        f'{first["pairs"]:,} pairs of {first["codes"]} codes, {first["images"]:,} images of '
+        f'{first["patches"]} patches'
     )
     body = [
         f'{row["encoder"]:<11}{"centered" if row["centered"] else "plain":<10}'
@@ -274,7 +278,7 @@ def _thumbnails(bag: np.ndarray) -> np.ndarray:
     """
     height, width = (min(THUMBNAIL, side) for side in bag.shape[2:4])
     flat = bag.reshape(-1, *bag.shape[2:])
-    small = np.stack([crops.resized(patch, height, width) for patch in flat])
+    small = np.stack([resized(patch, height, width) for patch in flat])
     return small.reshape(*bag.shape[:2], -1)
 
 

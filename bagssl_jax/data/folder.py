@@ -5,12 +5,13 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import fsspec
 import numpy as np
 
 from bagssl_jax.data import images
+from bagssl_jax.data.sources import Records
 from bagssl_jax.data.splits import split_ranges
 from bagssl_jax.errors import InputError, UnreadableImage
 
@@ -21,22 +22,32 @@ LAYOUT = 'lay it out as PATH/SPLIT/CLASS/*.jpg, PATH/SPLIT/*.jpg or PATH/*.jpg'
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """Image files, read and decoded one by one; a million names take some 50 MB."""
+    """Image files, read and decoded one by one.
+
+    Attributes:
+      directory: local or remote, below which the files lie.
+      names: the files' paths below the directory, one after the other; a million take some 50 MB.
+      ends: int64 [n], where in `names` each name ends.
+      labels: int64 [n]; -1 where a file has no class.
+      class_names: as of any source.
+      fingerprint: of the files' names, sizes and labels.
+    """
 
     directory: str
-    names: bytes  # the files' paths below the directory, one after the other
-    ends: np.ndarray  # int64 [n], where each name ends
-    labels: np.ndarray  # int64 [n], -1 where there is no class
+    names: bytes
+    ends: np.ndarray
+    labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
-    image_shape: None = None
+    in_memory: ClassVar[bool] = False
+    image_shape: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = images.decode(self.encoded(index), self.name(index))
-        return {'image': image, 'label': int(self.labels[index])}
+    def read(self, numbers: np.ndarray) -> Records:
+        decoded = [images.decode(self.encoded(i), self.name(i)) for i in numbers.tolist()]
+        return Records(decoded, self.labels[numbers])
 
     def encoded(self, index: int) -> bytes:
         """The bytes of a file."""

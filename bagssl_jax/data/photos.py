@@ -3,11 +3,16 @@
 The task is to tell from which of eight photographs a tile was cut.
 """
 
+import functools
+import hashlib
 import importlib.resources
 import math
 
 import cv2
 import numpy as np
+
+from bagssl_jax.data.sources import ArraySource
+from bagssl_jax.data.splits import split_ranges
 
 PHOTOGRAPHS = {
     'astronaut': 'astronaut.png',
@@ -23,6 +28,23 @@ TILES_PER_CLASS = {'train': 400, 'test': 100}
 TILE = 48
 BLOCK = 80
 AREA = 480 * 480  # pixels a photograph is brought to, so that scale does not give it away
+
+
+def load_photos(split: str) -> ArraySource:
+    """The tiles of a split in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+test'.
+
+    Raises:
+      InputError: there is no such split.
+    """
+    names = tuple(PHOTOGRAPHS)
+    sizes = {name: count * len(names) for name, count in TILES_PER_CLASS.items()}
+    tiles_of = functools.cache(tiles)
+    parts = [
+        [array[start:stop] for array in tiles_of(part)]
+        for part, start, stop in split_ranges(split, sizes)
+    ]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return ArraySource(images, labels, names, hashlib.sha256(images).hexdigest(), f'photos {split}')
 
 
 def tiles(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,27 +8,31 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from bagssl_jax.data import crops
+from bagssl_jax.data.crops import RandomCrops
+from bagssl_jax.data.cut import cut
 from bagssl_jax.data.prefetch import prefetched
-from bagssl_jax.data.sources import ArraySource, Source, read_records
-from bagssl_jax.errors import InputError, UnreadableImage
+from bagssl_jax.data.reading import read_or_replace, unreadable_image
+from bagssl_jax.data.sources import Source
+from bagssl_jax.data.views import View
+from bagssl_jax.errors import InputError
 
-MANY_UNREADABLE = 100
+CROP_ON = ('host', 'device')  # where training patches are cut: here, or by what takes the batches
+ON_ERROR = ('stop', 'skip')  # at an unreadable image: raise its error, or leave it out
 
 
 class TrainBatch(NamedTuple):
     """One process's part of a global batch, of b images.
 
     Attributes:
-      inputs: {'patches': uint8 [b p s s c]}; or, to be cut on the device, {'images': uint8
+      inputs: {'patches': uint8 [b p s s c]}, or, where the device is to cut them, {'images': uint8
         [b h w c], 'boxes': int32 [b p 4]}.
-      unreadable: int64 [b], the number of an image that could not be read, and in whose place
-        the next one that could is taken; -1 for all others.
+      unreadable: int64 [b], the numbers of images that could not be read, in whose places the next
+        ones that could were taken; -1 for all others.
     """
 
     inputs: dict[str, np.ndarray]
@@ -37,7 +41,7 @@ class TrainBatch(NamedTuple):
 
 def train_batches(
     source: Source,
-    random_crops: crops.RandomCrops,
+    random_crops: RandomCrops,
     *,
     seed: int,
     batch_size: int,
@@ -71,7 +75,7 @@ def train_batches(
 
 def batch_dataset(
     source: Source,
-    random_crops: crops.RandomCrops,
+    random_crops: RandomCrops,
     *,
     seed: int,
     batch_size: int,
@@ -83,78 +87,18 @@ def batch_dataset(
     return numbers.seed(seed).random_map(_RandomPatches(source, random_crops, shard, on_device))
 
 
-class View(Protocol):
-    """What of an image is embedded."""
-
-    size: int  # pixels that an image must have on each side, at least
-
-    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
-        """uint8 [h w c] of each image, and its number in the source -> uint8 [b p h w c]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Patches:
-    """Square patches; `size`, `scale` and `resize` as in the configuration's `patches`.
+class Bags(NamedTuple):
+    """The bags of b images.
 
     Attributes:
-      places: [p 2] as of `crops.grid_places`, the same in every image; or None, for
-      count: places at random, which depend on
-      seed: and on the number of the image alone.
+      patches: uint8 [b p h w c].
+      labels: int64 [b]; -1 where an image has none.
+      unreadable: int64 [any], the numbers of images that could not be read, and that have no bag.
     """
 
-    size: int
-    scale: float
-    resize: int
-    places: np.ndarray | None
-    count: int = 0
-    seed: int = 0
-
-    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
-        boxes = []
-        for image, number in zip(images, numbers.tolist(), strict=True):
-            height, width = image.shape[:2]
-            side = crops.patch_side(height, width, size=self.size, scale=self.scale)
-            places = self.places
-            if places is None:
-                places = np.random.default_rng([self.seed, number]).random((self.count, 2))
-            boxes.append(crops.boxes_at(places, height, width, side=side))
-        return crops.cut(images, np.stack(boxes), resize=self.resize)
-
-
-@dataclasses.dataclass(frozen=True)
-class Whole:
-    """The image, resized to cover a size, as its only patch: uint8 [b 1 height width c]."""
-
-    height: int
-    width: int
-    size: int = 0
-
-    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
-        del numbers
-        return np.stack([crops.covering(image, self.height, self.width)[None] for image in images])
-
-
-@dataclasses.dataclass(frozen=True)
-class Center:
-    """The image's center crop as its only patch: uint8 [b 1 height width c]."""
-
-    height: int
-    width: int
-    size: int = 0
-
-    def cut(self, images: crops.Images, numbers: np.ndarray) -> np.ndarray:
-        del numbers
-        return np.stack(
-            [crops.center_crop(image, self.height, self.width)[None] for image in images]
-        )
-
-
-class Bags(NamedTuple):
-    """The bags of b images, and the numbers of those that could not be read and are left out."""
-
-    patches: np.ndarray  # uint8 [b p h w c]
-    labels: np.ndarray  # int64 [b]
-    unreadable: np.ndarray  # int64
+    patches: np.ndarray
+    labels: np.ndarray
+    unreadable: np.ndarray
 
 
 def bag_batches(
@@ -173,12 +117,16 @@ def bag_batches(
       view: what of an image is embedded.
       batch_size: images.
       workers: as in `train_batches`.
-      on_error: 'stop' at an unreadable image, or 'skip' it.
-      numbers: int [n], of the images to take instead, in this order.
+      on_error: one of `ON_ERROR`. 'stop' raises the error of an unreadable image, 'skip' leaves
+        such images out and gives their numbers.
+      numbers: int [n], the images to take, in this order; None for all of the source.
 
     Raises:
+      InputError: an unknown `on_error`.
       UnreadableImage: there is one, and `on_error` is 'stop'.
     """
+    if on_error not in ON_ERROR:
+        raise InputError(f'unknown on_error {on_error!r}: choose from {", ".join(ON_ERROR)}')
     numbers = np.arange(len(source)) if numbers is None else numbers
     batched = grain.MapDataset.source(numbers).batch(batch_size)
     batches = prefetched(batched.map(_ViewPatches(source, view)), _threads(source), workers)
@@ -187,36 +135,20 @@ def bag_batches(
             read = unreadable < 0
             if not read.all():
                 if on_error == 'stop':
-                    raise unreadable_image(source, int(unreadable.max()), view.size)
+                    raise unreadable_image(source, int(unreadable.max()), min_side=view.min_side)
                 patches, labels = patches[read], labels[read]
             yield Bags(patches, labels, unreadable[~read])
 
 
-def unreadable_image(source: Source, index: int, size: int) -> UnreadableImage:
-    """Why an image could not be read, or is smaller than `size`; found by reading it again."""
-    try:
-        _checked(source, index, source[index], size)
-    except UnreadableImage as error:
-        return error
-    return UnreadableImage(f'{source.name(index)}: could be read only at the second try')
-
-
-def first_image(source: Source) -> np.ndarray:
-    """The first image that can be read: uint8 [h w c]."""
-    return _next_readable(source, 0, 0)[0]['image']
-
-
-def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Full batches in one pass over the source.
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Full batches in one pass over so many images.
 
     Raises:
-      InputError: the source is smaller than a batch.
+      InputError: they are fewer than a batch.
     """
-    if len(source) < batch_size:
-        raise InputError(
-            f'data.batch_size={batch_size} is more than the {len(source)} training images'
-        )
-    return len(source) // batch_size
+    if images < batch_size:
+        raise InputError(f'data.batch_size={batch_size} is more than the {images} training images')
+    return images // batch_size
 
 
 class _ShuffledNumbers:
@@ -253,7 +185,7 @@ class _RandomPatches(grain.transforms.RandomMap):
     """Numbers of the images of a global batch -> this process's TrainBatch."""
 
     source: Source
-    crops: crops.RandomCrops
+    crops: RandomCrops
     shard: tuple[int, int]
     on_device: bool
 
@@ -263,12 +195,14 @@ class _RandomPatches(grain.transforms.RandomMap):
         part = slice(index * size, (index + 1) * size)
         # Drawn for the global batch, so that the crops of an image do not depend on its shard.
         draws = self.crops.draw(rng, len(numbers))[part]
-        images, _, unreadable = _read(self.source, numbers[part], self.crops.size)
+        (images, _), unreadable = read_or_replace(
+            self.source, numbers[part], min_side=self.crops.min_side
+        )
         heights, widths = np.array([image.shape[:2] for image in images]).T
         boxes = self.crops.boxes(draws, heights, widths)
         if self.on_device:
             return TrainBatch({'images': np.asarray(images), 'boxes': boxes}, unreadable)
-        patches = crops.cut(images, boxes, resize=self.crops.resize)
+        patches = cut(images, boxes, resize=self.crops.resize)
         return TrainBatch({'patches': patches}, unreadable)
 
 
@@ -280,55 +214,12 @@ class _ViewPatches(grain.transforms.Map):
     view: View
 
     def map(self, numbers: np.ndarray) -> Bags:
-        images, labels, unreadable = _read(self.source, numbers, self.view.size)
-        return Bags(self.view.cut(images, numbers), labels, unreadable)
-
-
-def _read(
-    source: Source, numbers: np.ndarray, size: int
-) -> tuple[crops.Images, np.ndarray, np.ndarray]:
-    """Images, labels int64 [b], and unreadable as in TrainBatch: also those smaller than `size`."""
-    if isinstance(source, ArraySource):
-        return source.images[numbers], source.labels[numbers], np.full(len(numbers), -1)
-    unreadable = np.full(len(numbers), -1)
-    try:
-        records = read_records(source, numbers.tolist())
-        for number, record in zip(numbers.tolist(), records, strict=True):
-            _checked(source, number, record, size)
-    except UnreadableImage:
-        records = []
-        for place, number in enumerate(numbers.tolist()):
-            record, skipped = _next_readable(source, number, size)
-            records.append(record)
-            if skipped:
-                unreadable[place] = number
-    labels = np.array([record['label'] for record in records])
-    return [record['image'] for record in records], labels, unreadable
-
-
-def _next_readable(source: Source, number: int, size: int) -> tuple[dict[str, Any], int]:
-    """The first record from `number` on that can be read, and how many could not."""
-    first = None
-    for skipped in range(min(MANY_UNREADABLE, len(source))):
-        try:
-            index = (number + skipped) % len(source)
-            return _checked(source, index, source[index], size), skipped
-        except UnreadableImage as error:
-            first = first or error
-    raise UnreadableImage(f'{first}; and so it is with the next {skipped} images')
-
-
-def _checked(source: Source, index: int, record: dict[str, Any], size: int) -> dict[str, Any]:
-    """The record, if its image has `size` pixels on each side; else UnreadableImage."""
-    height, width = record['image'].shape[:2]
-    if min(height, width) < size:
-        raise UnreadableImage(
-            f'{source.name(index)}: is {height}x{width} pixels, smaller than patches of '
-            f'{size}x{size}'
+        (images, labels), unreadable = read_or_replace(
+            self.source, numbers, min_side=self.view.min_side
         )
-    return record
+        return Bags(self.view.cut(images, numbers), labels, unreadable)
 
 
 def _threads(source: Source) -> int:
     # Slicing arrays holds the interpreter lock; reading and decoding files does not.
-    return 2 if isinstance(source, ArraySource) else min(os.cpu_count() or 2, 16)
+    return 2 if source.in_memory else min(os.cpu_count() or 2, 16)

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing.resource_tracker
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+
+from bagssl_jax.errors import WorkerDied
 
 
 def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterator[Any]:
@@ -23,6 +26,9 @@ def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterato
       batches: each of them arrays in dictionaries and named tuples.
       threads: that make batches, where there is no worker.
       workers: processes that make batches.
+
+    Raises:
+      WorkerDied: a worker process ended before its time.
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     if not workers:
@@ -47,6 +53,12 @@ def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterato
             batch = next(iterator)
     except StopIteration:
         return
+    except RuntimeError as error:
+        # grain has no exception of its own for it.
+        died = re.search(r'Worker process was terminated .*exit code (-?\d+)', str(error))
+        if died:
+            raise WorkerDied(int(died[1])) from None
+        raise
     finally:
         iterator.close()
 
@@ -74,9 +86,8 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _start_worker(index: int, count: int) -> None:
+def _start_worker(_index: int, _count: int) -> None:
     """Lets a worker process end with its parent, even if that was killed."""
-    del index, count
 
     def watch():
         multiprocessing.parent_process().join()

@@ -8,13 +8,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from bagssl_jax.data import images
+from bagssl_jax.data.sources import Records
 from bagssl_jax.data.splits import split_ranges
 from bagssl_jax.data.subsets import SUBSETS, Index, read_index
 from bagssl_jax.errors import InputError, UnreadableImage
@@ -22,32 +23,46 @@ from bagssl_jax.errors import InputError, UnreadableImage
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """Part of a prepared image set; every record stays encoded until it is read."""
+    """Part of a prepared image set; every record stays encoded until it is read.
 
-    records: Any  # a tfds data source that leaves images encoded
+    Attributes:
+      records: a tfds data source that leaves images encoded.
+      image_key: the record's feature that is the image.
+      label_key: the record's feature that is the label; None where images have none.
+      numbers: int64 [n], which of the records are those of a subset; None for all.
+      labels: int64 [n], those of a subset; None where the records' own hold.
+      title: the data set's name, with the configuration where it has one.
+      parts: (split, first record, last record + 1) of each part, in their order.
+      class_names: as of any source.
+      image_shape: as of any source.
+      fingerprint: of the data set's version, the parts and the subset.
+    """
+
+    records: Any
     image_key: str
-    label_key: str | None  # None: unlabelled
-    numbers: np.ndarray | None  # of a subset: int64 [n], which of the records
-    labels: np.ndarray | None  # of a subset: int64 [n]
+    label_key: str | None
+    numbers: np.ndarray | None
+    labels: np.ndarray | None
     title: str
-    parts: tuple[tuple[str, int, int], ...]  # split, first record, last record + 1
+    parts: tuple[tuple[str, int, int], ...]
     class_names: tuple[str, ...]
     image_shape: tuple[int, int] | None
     fingerprint: str
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return sum(stop - start for _, start, stop in self.parts)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(index, self._record(index))
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several at once, which ArrayRecord reads in parallel."""
+    def read(self, numbers: np.ndarray) -> Records:
+        """The images of these numbers, which ArrayRecord reads in parallel."""
+        indices = numbers.tolist()
         try:
             records = self.records.__getitems__([self._number(i) for i in indices])
         except RuntimeError:  # one by one, to name the one that cannot be read
-            return [self[i] for i in indices]
-        return [self._decoded(i, record) for i, record in zip(indices, records, strict=True)]
+            records = [self._record(i) for i in indices]
+        pairs = list(zip(indices, records, strict=True))
+        decoded = [images.decode(record[self.image_key], self.name(i)) for i, record in pairs]
+        return Records(decoded, np.array([self._label(i, record) for i, record in pairs], np.int64))
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image file."""
@@ -70,13 +85,10 @@ class TfdsSource:
         except RuntimeError as error:  # array_record's, for whatever is wrong with its file
             raise UnreadableImage(f'{self.name(index)}: {error}') from None
 
-    def _decoded(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
+    def _label(self, index: int, record: dict[str, Any]) -> int:
         if self.labels is not None:
-            label = self.labels[index]
-        else:
-            label = -1 if self.label_key is None else record[self.label_key]
-        image = images.decode(record[self.image_key], self.name(index))
-        return {'image': image, 'label': int(label)}
+            return self.labels[index]
+        return -1 if self.label_key is None else record[self.label_key]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,39 +1,45 @@
-"""Random-access image data sets: `len(source)`, `source[i] -> {'image', 'label'}`, class names."""
+"""Random-access image data sets: what the pipelines read images from."""
 
 import dataclasses
-import functools
-import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
-import psutil
 
-from bagssl_jax.data import photos
-from bagssl_jax.data.folder import load_folder
-from bagssl_jax.data.prepared import load_prepared
-from bagssl_jax.data.splits import split_ranges
-from bagssl_jax.errors import InputError, UnreadableImage
+from bagssl_jax.data.cut import Pixels
+
+
+class Records(NamedTuple):
+    """What is read of b images.
+
+    Attributes:
+      images: uint8 [b h w 3], upright RGB, where all lie in one array; else a list of [h w 3].
+      labels: int64 [b]; -1 where an image has none.
+    """
+
+    images: Pixels
+    labels: np.ndarray
 
 
 class Source(Protocol):
-    """What the pipeline reads: images uint8 [h w 3], upright RGB, with int labels.
+    """Images, numbered from 0.
 
     Attributes:
-      class_names: () where no image has a label.
+      in_memory: whether the images are decoded already, so that reading is no more than copying.
+      class_names: what the labels stand for, from 0 up; () where no image has a label.
       image_shape: (height, width) of every image; None where they may differ.
       fingerprint: changes when the images or labels do, as far as can be told without reading
         every image.
     """
 
+    in_memory: bool
     class_names: tuple[str, ...]
     image_shape: tuple[int, int] | None
     fingerprint: str
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """{'image', 'label'}, the label -1 where there is none; may raise UnreadableImage."""
+    def read(self, numbers: np.ndarray) -> Records:
+        """The images of these numbers, int [b], in their order; may raise UnreadableImage."""
 
     def name(self, index: int) -> str:
         """What to call an image: its file, or its number."""
@@ -41,13 +47,22 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images that are already decoded and of one size: uint8 [n h w 3], labels int [n]."""
+    """Images that are already decoded and of one size.
+
+    Attributes:
+      images: uint8 [n h w 3].
+      labels: int64 [n]; -1 where an image has none.
+      class_names: as of any source.
+      fingerprint: as of any source.
+      title: what the images are called, before their numbers.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str = ''
     title: str = 'image'
+    in_memory: ClassVar[bool] = True
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -56,8 +71,8 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {'image': self.images[index], 'label': int(self.labels[index])}
+    def read(self, numbers: np.ndarray) -> Records:
+        return Records(self.images[numbers], self.labels[numbers])
 
     def name(self, index: int) -> str:
         return f'{self.title} #{index}'
@@ -73,95 +88,17 @@ class Part:
         """Draws `count` images, or takes all where there are fewer."""
         chosen = np.random.default_rng(seed).permutation(len(source))[:count]
         self._source = source
-        self._indices = np.sort(chosen)
+        self._numbers = np.sort(chosen)
+        self.in_memory = source.in_memory
         self.class_names = source.class_names
         self.image_shape = source.image_shape
         self.fingerprint = f'{source.fingerprint} {count} {seed}'
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._numbers)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._indices[index])]
+    def read(self, numbers: np.ndarray) -> Records:
+        return self._source.read(self._numbers[numbers])
 
     def name(self, index: int) -> str:
-        return self._source.name(int(self._indices[index]))
-
-
-def load(name: str, split: str, *, data_dir: str, in_memory: bool) -> Source:
-    """Opens one split of a data set.
-
-    Args:
-      name: 'photos'; 'folder', image files under `data_dir`; or the name of a data set prepared
-        in `data_dir` ('cifar10', 'imagenet_resized/64x64', 'imagenet100').
-      split: a split in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+test'.
-      data_dir: directory of the files or of the prepared data sets, local or remote; unused by
-        'photos'.
-      in_memory: decode every image once, now; the images must be of one size.
-
-    Raises:
-      InputError: an unknown data set or split, a directory without one, or images that do not
-        fit into memory.
-    """
-    if name == 'photos':
-        return _load_photos(split)
-    source = (
-        load_folder(data_dir, split) if name == 'folder' else load_prepared(name, split, data_dir)
-    )
-    return _decoded(source, f'{name} {split}') if in_memory else source
-
-
-def describe(source: Source) -> dict[str, Any]:
-    """What a run writes down of its data, as JSON: how many images, of which classes."""
-    return {
-        'images': len(source),
-        'classes': list(source.class_names),
-        'fingerprint': source.fingerprint,
-    }
-
-
-def read_records(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Several records, at once where the source has a way of its own; may raise UnreadableImage."""
-    if hasattr(source, '__getitems__'):
-        return source.__getitems__(indices)
-    return [source[i] for i in indices]
-
-
-def _load_photos(split: str) -> ArraySource:
-    names = tuple(photos.PHOTOGRAPHS)
-    sizes = {name: count * len(names) for name, count in photos.TILES_PER_CLASS.items()}
-    tiles = functools.cache(photos.tiles)
-    parts = [
-        [array[start:stop] for array in tiles(part)]
-        for part, start, stop in split_ranges(split, sizes)
-    ]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return ArraySource(images, labels, names, hashlib.sha256(images).hexdigest(), f'photos {split}')
-
-
-def _decoded(source: Source, title: str) -> ArraySource:
-    [first] = [record['image'] for record in read_records(source, [0])]
-    needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
-    if needed > available:
-        raise InputError(
-            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
-            'memory that are free: give data.in_memory=False'
-        )
-    images = np.empty((len(source), *first.shape), np.uint8)
-    labels = np.empty(len(source), np.int64)
-    for start in range(0, len(source), 1000):
-        chunk = range(start, min(start + 1000, len(source)))
-        try:
-            records = read_records(source, chunk)
-        except UnreadableImage as error:
-            raise InputError(
-                f'{error}. With data.in_memory=False, data.on_error=skip leaves such images out'
-            ) from None
-        for i, record in zip(chunk, records, strict=True):
-            if record['image'].shape != first.shape:
-                raise InputError(
-                    f'{title} has images of several sizes, {first.shape} and '
-                    f'{record["image"].shape}: it needs data.in_memory=False, and patches.resize'
-                )
-            images[i], labels[i] = record['image'], record['label']
-    return ArraySource(images, labels, source.class_names, source.fingerprint, title)
+        return self._source.name(int(self._numbers[index]))

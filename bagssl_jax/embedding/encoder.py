@@ -1,84 +1,115 @@
-"""A trained encoder: NumPy images in, NumPy embeddings out."""
+"""A frozen encoder: pixels in, embeddings out, for probes, pictures and people."""
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
+from jax.sharding import Mesh
 
 from bagssl_jax.checkpoints import restore_items
-from bagssl_jax.data import crops
+from bagssl_jax.data.cut import Pixels, cut
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import init_variables, make_encoder, make_projector
+from bagssl_jax.models import Networks, init_variables, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
-from bagssl_jax.workdir import read_config
+from bagssl_jax.runs import Run
 
-Images = np.ndarray | Sequence[np.ndarray]  # uint8 [b h w 3], or b images [h w 3] of any sizes
+Variables = Mapping[str, Any]
+Spaces = dict[str, jax.Array]
 
-SPACES = ('h', 'z')
-AHEAD = 2  # forward passes under way while the next patches are cut
+AHEAD = 1  # batches on their way through the devices while the next patches are cut
+CHUNKS = 4  # that are filled by the bags of one batch, to leave little room empty
 
 
-def load_encoder(workdir: str, *, chunk: int) -> 'Encoder':
-    """The encoder, and the projector where there is one, of `workdir`'s newest checkpoint.
+def load_encoder(run: Run, *, chunk: int, mesh: Mesh | None = None) -> 'FrozenEncoder':
+    """The encoder, and the projector where there is one, of the newest checkpoint of `run`.
 
-    Arguments and errors as for `bagssl_jax.load`.
+    Args:
+      run: trained here or imported.
+      chunk: patches a forward pass, over all devices; rounded up to what they can share.
+      mesh: the devices; by default those of this process.
+
+    Raises:
+      InputError: there is no run, or no undamaged checkpoint, or `chunk` is not positive.
     """
     if chunk < 1:
         raise InputError(f'chunk={chunk} must be a positive number of patches')
-    config = read_config(workdir)
-    networks = {'encoder': make_encoder(**config['encoder'])}
-    if config['projector']['widths']:
-        dtype = config['encoder']['dtype']
-        networks['projector'] = make_projector(**config['projector'], dtype=dtype)
-    init = functools.partial(init_variables, networks)
-    everywhere = replicated(make_mesh(jax.local_devices()))
+    config = run.read_config()
+    networks, geometry = make_networks(config), PatchGeometry.of(config['patches'])
+    mesh = make_mesh(jax.local_devices()) if mesh is None else mesh
+    shapes = jax.eval_shape(lambda: init_variables(networks, 0, side=geometry.input_side))
+    everywhere = replicated(mesh)
     targets = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(init, 0),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
     )
-    step, variables = restore_items(workdir, targets)
-    return Encoder(config, step, networks, variables, chunk=chunk)
+    step, variables = restore_items(run, targets)
+    chunk = math.ceil(chunk / mesh.size) * mesh.size
+    return FrozenEncoder(networks, variables, geometry, mesh, chunk, step)
 
 
-class Encoder:
-    """What a run has learned. The patches have the size, scale and resizing of its training.
+def forward(networks: Networks, variables: Variables, pixels: jax.Array) -> Spaces:
+    """The frozen networks as one pure function, differentiable also in the pixels.
+
+    Every patch is embedded on its own, with the running statistics.
+
+    Args:
+      networks: the Linen modules.
+      variables: those of the encoder and, where there is one, of the projector, by these names.
+      pixels: float [n h w 3] in [0, 1].
+
+    Returns:
+      float32 [n d] for every space: 'h', the encoder's output, and with a projector 'hidden1',
+      'hidden2', ..., inside it, and 'z', its output.
+    """
+    h, _ = networks.encoder.apply(variables['encoder'], pixels, train=False)
+    found = {'h': h}
+    if 'projector' in variables:
+        z, hidden = networks.projector.apply(variables['projector'], h, train=False)
+        found |= {**hidden, 'z': z}
+    return {space: vectors.astype(jnp.float32) for space, vectors in found.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenEncoder:
+    """What a run has learned.
 
     Attributes:
-      config: the run's configuration, nested.
+      networks: the Linen modules.
+      variables: those of the encoder and, where there is one, of the projector, on every device.
+      geometry: of the patches that the run was trained on.
+      mesh: the devices that share every forward pass.
+      chunk: patches a forward pass; a multiple of the devices.
       step: of the checkpoint.
-      widths: the number of features in each space: 'h', embeddings, and, where the run has a
-        projector, 'z', projections.
-      width: that in 'h': d.
     """
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        step: int,
-        networks: dict[str, nn.Module],
-        variables: dict[str, Any],
-        *,
-        chunk: int,
-    ):
-        """As `load_encoder` makes it: `variables` are those of `networks`, on every device."""
-        self.config = config
-        self.step = step
-        self._networks = tuple(networks.values())
-        self._variables = tuple(variables[name] for name in networks)
-        self._sharding = batch_sharded(make_mesh(jax.local_devices()))
-        devices = self._sharding.mesh.size
-        self._chunk = math.ceil(chunk / devices) * devices
-        self.widths = {space: self._width(space) for space in SPACES[: len(networks)]}
-        self.width = self.widths['h']
+    networks: Networks
+    variables: Variables
+    geometry: PatchGeometry
+    mesh: Mesh
+    chunk: int
+    step: int
 
-    def embed(self, images: Images, patches: int = 16, *, space: str = 'h') -> np.ndarray:
+    @functools.cached_property
+    def widths(self) -> dict[str, int]:
+        """The number of features in 'h' and, where the run has a projector, in 'z'."""
+        side = self.geometry.input_side
+        pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        found = jax.eval_shape(functools.partial(forward, self.networks), self.variables, pixels)
+        return {space: found[space].shape[1] for space in ('h', 'z') if space in found}
+
+    @property
+    def width(self) -> int:
+        """The number of features in 'h': d."""
+        return self.widths['h']
+
+    def embed(self, images: Pixels, patches: int = 16, *, space: str = 'h') -> np.ndarray:
         """The representation of every image: the mean of its patches' embeddings.
 
         Args:
@@ -94,12 +125,12 @@ class Encoder:
             patch, or no such space.
         """
         self.check(patches, space)
-        bags = (self.cut(image, patches) for image in _checked(images))
-        means = [bag.mean(axis=0) for bag in self.embed_bags(bags, patches, space=space)]
+        bags = (self.cut(image, patches) for image in _uint8_rgb(images))
+        means = [bag.mean(axis=0) for bag in self.embed_each(bags, space)]
         return np.stack(means) if means else np.empty((0, self.widths[space]), np.float32)
 
     def embed_patches(
-        self, images: Images, grid: int = 16, *, space: str = 'h'
+        self, images: Pixels, grid: int = 16, *, space: str = 'h'
     ) -> tuple[np.ndarray, np.ndarray]:
         """The embedding of every patch, and where it lies.
 
@@ -116,125 +147,144 @@ class Encoder:
           InputError: as for `embed`.
         """
         self.check(grid, space)
-        images = _checked(images)
-        bags = (self.cut(image, grid) for image in images)
-        embeddings = list(self.embed_bags(bags, grid, space=space))
-        boxes = [self._boxes(image, grid) for image in images]
+        images = _uint8_rgb(images)
+        embeddings = list(self.embed_each((self.cut(image, grid) for image in images), space))
+        boxes = [self.geometry.grid_boxes(*image.shape[:2], grid) for image in images]
         shape = (len(images), grid)
         return (
             np.array(embeddings, np.float32).reshape(*shape, self.widths[space]),
             np.array(boxes, np.int32).reshape(*shape, 4),
         )
 
+    def embed_bags(
+        self, bags: np.ndarray, spaces: Sequence[str] = ('h',), *, flip: bool = False
+    ) -> Spaces:
+        """The embeddings of patches of one size, on the devices.
+
+        Args:
+          bags: uint8 [b p h w 3].
+          spaces: some of those that `forward` gives.
+          flip: whether every patch is embedded mirrored too, and the mean of both is taken.
+
+        Returns:
+          space -> float32 [b p d].
+        """
+        shape = bags.shape[:2]
+        patches = bags.reshape(-1, *bags.shape[2:])  # [b p h w c] -> [n h w c]
+        run = functools.partial(
+            _embed, self.networks, self.variables, spaces=tuple(spaces), flip=flip
+        )
+        parts = [
+            run(jax.device_put(part, batch_sharded(self.mesh)))
+            for part in _chunks(patches, self.chunk)
+        ]
+        vectors = (
+            parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        )
+        return jax.tree.map(
+            lambda x: x[: len(patches)].reshape(*shape, -1), vectors
+        )  # [n d] -> [b p d]
+
+    def embed_each(self, bags: Iterable[np.ndarray], space: str) -> Iterator[np.ndarray]:
+        """Embeds bags one after the other, with the next ones asked for in advance.
+
+        Args:
+          bags: uint8 [p s s 3] each, with the same p; best all of one size: one program serves
+            all bags that follow one another in the same size.
+          space: one of those that `forward` gives.
+
+        Yields:
+          float32 [p d] for every bag.
+        """
+        under_way = collections.deque()
+        for batch in _batches(bags, CHUNKS * self.chunk):
+            under_way.append(self.embed_bags(batch, (space,))[space])
+            if len(under_way) > AHEAD:
+                yield from np.asarray(under_way.popleft())
+        for vectors in under_way:
+            yield from np.asarray(vectors)
+
+    def cut(self, image: np.ndarray, patches: int) -> np.ndarray:
+        """The grid of an image, uint8 [h w 3], cut out: uint8 [p s s 3].
+
+        Raises:
+          InputError: the image is smaller than a patch.
+        """
+        boxes = self.geometry.grid_boxes(*image.shape[:2], patches)
+        return cut(image[None], boxes[None], resize=self.geometry.resize)[0]
+
     def check(self, patches: int, space: str) -> None:
         """Raises InputError where no bags of `patches` can be embedded, or not in `space`."""
-        crops.grid_boxes(1, 1, side=1, count=patches)
+        grid_places(patches)
         if space not in self.widths:
             raise InputError(
                 f'no space {space!r} in this run: choose from {", ".join(self.widths)}'
             )
 
-    def cut(self, image: np.ndarray, patches: int) -> np.ndarray:
-        """The patches of one image, uint8 [h w 3]: uint8 [p s s 3]. InputError as for `embed`."""
-        boxes = self._boxes(image, patches)
-        return crops.cut(image[None], boxes[None], resize=self.config['patches']['resize'])[0]
+    def untrained(self, seed: int) -> 'FrozenEncoder':
+        """The same networks as a training with this seed begins with them."""
+        variables = init_variables(self.networks, seed, side=self.geometry.input_side)
+        return self.with_variables(jax.device_put(variables, replicated(self.mesh)))
 
-    def embed_bags(
-        self, bags: Iterable[np.ndarray], patches: int, *, space: str
-    ) -> Iterator[np.ndarray]:
-        """Embeds bags one after the other, with the next ones asked for in advance.
+    def with_variables(self, variables: Variables) -> 'FrozenEncoder':
+        """The same networks with other variables, which lie on every device."""
+        return dataclasses.replace(self, variables=variables)
 
-        Args:
-          bags: of `cut`, uint8 [p s s 3]; best all of one size: one program serves all bags that
-            follow one another in the same size.
-          patches: p.
-          space: one of `widths`.
-
-        Yields:
-          float32 [p d] for every bag.
-        """
-        rest = np.empty((0, self.widths[space]), np.float32)
-        for rows in self._embed_chunks(_chunks(bags, self._chunk), space):
-            rest = np.concatenate([rest, rows])
-            whole = len(rest) // patches * patches
-            yield from rest[:whole].reshape(-1, patches, rest.shape[1])  # [n d] -> [b p d]
-            rest = rest[whole:]
+    def with_chunk(self, chunk: int) -> 'FrozenEncoder':
+        """The same encoder with another number of patches a forward pass."""
+        return dataclasses.replace(self, chunk=chunk)
 
     def fingerprint(self) -> str:
         """A digest of the variables, as hexadecimal digits."""
         digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(jax.device_get(self._variables)):
+        for leaf in jax.tree.leaves(jax.device_get(self.variables)):
             digest.update(leaf.tobytes())
         return digest.hexdigest()
 
-    def _boxes(self, image: np.ndarray, patches: int) -> np.ndarray:
-        """The grid in an image: int32 [p 4]."""
-        height, width = image.shape[:2]
-        settings = self.config['patches']
-        side = crops.patch_side(height, width, size=settings['size'], scale=settings['scale'])
-        return crops.grid_boxes(height, width, side=side, count=patches)
 
-    def _embed_chunks(
-        self, chunks: Iterable[tuple[np.ndarray, int]], space: str
-    ) -> Iterator[np.ndarray]:
-        """Embeddings, float32 [n d], of the first n patches of every chunk."""
-        under_way = collections.deque()
-        for patches, count in chunks:
-            on_devices = jax.device_put(patches, self._sharding)
-            under_way.append((_forward(*self._reaching(space), on_devices), count))
-            if len(under_way) > AHEAD:
-                rows, count = under_way.popleft()
-                yield np.asarray(rows)[:count]
-        for rows, count in under_way:
-            yield np.asarray(rows)[:count]
+@functools.partial(jax.jit, static_argnames=('networks', 'spaces', 'flip'))
+def _embed(
+    networks: Networks,
+    variables: Variables,
+    patches: jax.Array,
+    *,
+    spaces: tuple[str, ...],
+    flip: bool,
+) -> Spaces:
+    """uint8 [n h w 3] -> space -> float32 [n d]."""
 
-    def _reaching(self, space: str) -> tuple[tuple[nn.Module, ...], tuple[Any, ...]]:
-        """The networks that lead to a space, and their variables."""
-        depth = SPACES.index(space) + 1
-        return self._networks[:depth], self._variables[:depth]
+    def wanted(pixels: jax.Array) -> Spaces:
+        found = forward(networks, variables, pixels)
+        return {space: found[space] for space in spaces}
 
-    def _width(self, space: str) -> int:
-        networks, variables = self._reaching(space)
-        one = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-        return jax.eval_shape(functools.partial(_forward, networks), variables, one).shape[-1]
+    pixels = patches.astype(jnp.float32) / 255
+    vectors = wanted(pixels)
+    if flip:
+        vectors = jax.tree.map(lambda a, b: (a + b) / 2, vectors, wanted(pixels[:, :, ::-1]))
+    return vectors
 
 
-@functools.partial(jax.jit, static_argnames='networks')
-def _forward(
-    networks: tuple[nn.Module, ...], variables: tuple[Any, ...], patches: jax.Array
-) -> jax.Array:
-    """uint8 [n s s 3] through one frozen network after the other: float32 [n d]."""
-    x = patches.astype(jnp.float32) / 255
-    for network, own in zip(networks, variables, strict=True):
-        x, _ = network.apply(own, x, train=False)
-    return x
+def _chunks(patches: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
+    """The patches, `chunk` at a time, with zeros behind the last: one program serves all."""
+    for start in range(0, len(patches), chunk):
+        part = patches[start : start + chunk]
+        missing = chunk - len(part)
+        yield np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else part
 
 
-def _chunks(bags: Iterable[np.ndarray], chunk: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The patches of consecutive bags, `chunk` at a time, and how many of them are not padding.
-
-    A chunk is padded with zeros at the end, and where the next bag's patches have another size.
-    """
-    buffer, filled = np.empty((0, 0, 0, 0), np.uint8), 0
+def _batches(bags: Iterable[np.ndarray], patches: int) -> Iterator[np.ndarray]:
+    """Consecutive bags of one size as [b p s s 3], of `patches` or fewer in all, or of one bag."""
+    batch = []
     for bag in bags:
-        if bag.shape[1:] != buffer.shape[1:]:
-            if filled:
-                yield buffer, filled
-            buffer, filled = np.zeros((chunk, *bag.shape[1:]), np.uint8), 0
-        while len(bag):
-            taken = bag[: chunk - filled]
-            buffer[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            bag = bag[len(taken) :]
-            if filled == chunk:
-                yield buffer, filled
-                # A new one: the devices may still be reading, or even own, the old one.
-                buffer, filled = np.zeros_like(buffer), 0
-    if filled:
-        yield buffer, filled
+        if batch and (bag.shape != batch[0].shape or (len(batch) + 1) * len(bag) > patches):
+            yield np.stack(batch)
+            batch = []
+        batch.append(bag)
+    if batch:
+        yield np.stack(batch)
 
 
-def _checked(images: Images) -> list[np.ndarray] | np.ndarray:
+def _uint8_rgb(images: Pixels) -> list[np.ndarray] | np.ndarray:
     """The images, once each of them is uint8 [h w 3]; else InputError."""
     if not isinstance(images, np.ndarray):
         images = [np.asarray(image) for image in images]

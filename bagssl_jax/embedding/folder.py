@@ -1,6 +1,7 @@
 """The features of every image in a folder, in one file; an interrupted start is gone on from."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import os
@@ -14,9 +15,10 @@ import tqdm
 
 from bagssl_jax.data.folder import FolderSource, load_files
 from bagssl_jax.data.images import decode
-from bagssl_jax.embedding.encoder import Encoder, load_encoder
+from bagssl_jax.embedding.encoder import FrozenEncoder, load_encoder
 from bagssl_jax.embedding.files import Parts, check_out, join
 from bagssl_jax.errors import Incomplete, InputError
+from bagssl_jax.runs import Run
 
 AHEAD = 4096  # patches, cut and waiting for the devices, at most
 PART = 1024  # images; an interrupted start loses one part at most
@@ -25,15 +27,15 @@ Result = TypeVar('Result')
 
 
 def embed_folder(
-    *, workdir: str, images: str, out: str, patches: str, space: str, chunk: str
+    *, workdir: str, images: str, out: str, patches: int, space: str, chunk: int
 ) -> None:
     """Writes the names and the features of all images below a folder, in the order of the names.
 
-    Args, as they stand on the command line:
+    Args:
       workdir: of the run whose newest checkpoint is used.
       images: the folder, local or remote.
       out: the file, .npz or .parquet; there must be none yet.
-      patches: a bag, as for `Encoder.embed`.
+      patches: a bag, as for `FrozenEncoder.embed`.
       space: likewise.
       chunk: patches a forward pass.
 
@@ -45,19 +47,18 @@ def embed_folder(
         if not value:
             raise InputError(f'--{name} is missing: give --{name}=PATH')
     check_out(out)
-    count = _integer('patches', patches)
-    encoder = load_encoder(workdir, chunk=_integer('chunk', chunk))
-    encoder.check(count, space)
+    encoder = load_encoder(Run.at(workdir), chunk=chunk)
+    encoder.check(patches, space)
     source = load_files(images)
-    noted = {'step': encoder.step, 'patches': count, 'space': space}
+    noted = {'step': encoder.step, 'patches': patches, 'space': space}
     settings = noted | {
         'encoder': encoder.fingerprint(),
-        'patch': encoder.config['patches'],
+        'patch': dataclasses.asdict(encoder.geometry),
         'list of images': source.fingerprint,
         'images a part': PART,
     }
     parts = Parts(out, settings)
-    _write_parts(parts, source, encoder, count, space)
+    _write_parts(parts, source, encoder, patches, space)
     join(parts, out, noted)
     failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
     parts.remove()
@@ -67,7 +68,7 @@ def embed_folder(
 
 
 def _write_parts(
-    parts: Parts, source: FolderSource, encoder: Encoder, count: int, space: str
+    parts: Parts, source: FolderSource, encoder: FrozenEncoder, count: int, space: str
 ) -> None:
     """Writes the parts that are missing."""
     starts = range(0, len(source), PART)
@@ -95,7 +96,7 @@ def _write_parts(
 
 
 def _embedded(
-    bags: Iterable['_Bag'], encoder: Encoder, count: int, space: str
+    bags: Iterable['_Bag'], encoder: FrozenEncoder, count: int, space: str
 ) -> tuple[list[str], np.ndarray, list[str]]:
     """Names and features, float32 [n d], of the bags with patches; failures of the others."""
     names, failures = [], []
@@ -108,7 +109,7 @@ def _embedded(
                 names.append(bag.name)
                 yield bag.patches
 
-    means = [bag.mean(axis=0) for bag in encoder.embed_bags(good(), count, space=space)]
+    means = [bag.mean(axis=0) for bag in encoder.embed_each(good(), space)]
     return names, np.array(means, np.float32).reshape(-1, encoder.widths[space]), failures
 
 
@@ -118,7 +119,7 @@ class _Bag(NamedTuple):
     failure: str  # why there are none
 
 
-def _bag(source: FolderSource, encoder: Encoder, count: int, index: int) -> _Bag:
+def _bag(source: FolderSource, encoder: FrozenEncoder, count: int, index: int) -> _Bag:
     name = source.name(index)
     try:
         image = decode(source.encoded(index), name)
@@ -145,10 +146,3 @@ def _map_ahead(
             yield under_way.popleft().result()
     for future in under_way:
         yield future.result()
-
-
-def _integer(flag: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f'--{flag}={text} must be a whole number') from None

@@ -4,19 +4,21 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.data import pipeline, sources
+from bagssl_jax.data.datasets import Dataset
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.embedding.bags import grid_layout, represent
+from bagssl_jax.embedding.encoder import FrozenEncoder, Variables
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import bags
-from bagssl_jax.evaluation.knn import knn
-from bagssl_jax.evaluation.labels import held_out
-from bagssl_jax.models import make_encoder
+from bagssl_jax.models import make_networks
 from bagssl_jax.parallel import check_batch_size, make_mesh
+from bagssl_jax.probes.knn import knn
+from bagssl_jax.probes.labels import held_out
 
 IMAGES = 5000
 PATCHES = 4
 
 
-def make_monitor(config: ConfigDict) -> Callable[[bags.Variables], dict[str, float]]:
+def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], dict[str, float]]:
     """What training calls now and then, with its encoder's variables.
 
     It gives {'knn_top1': ...}, or nothing where no class has two images.
@@ -28,36 +30,27 @@ def make_monitor(config: ConfigDict) -> Callable[[bags.Variables], dict[str, flo
     Raises:
       InputError: the split has no labels.
     """
-    mesh = make_mesh()
-    check_batch_size(config.probe.batch_size, mesh, 'probe.batch_size')
+    mesh, chunk = make_mesh(), config.probe.batch_size
+    check_batch_size(chunk, mesh, 'probe.batch_size')
     split = config.probe.train_split or config.data.train_split
-    source = sources.load(config.data.name, split, data_dir=config.data.dir, in_memory=False)
-    if not source.class_names:
-        raise InputError(
-            f'train.monitor_every needs labels, and {config.data.name} {split} has none'
-        )
-    part = sources.Part(source, IMAGES, seed=config.seed)
-    places, weights = bags.share_places((PATCHES,), ('mean',))
-    geometry = {key: config.patches[key] for key in ('size', 'scale', 'resize')}
-    view = pipeline.Patches(**geometry, places=places)
-    embed = bags.make_embed(make_encoder(**config.encoder), None, ('h',))
-    chunk = config.probe.batch_size
+    images = dataset.images(split)
+    if not images.class_names:
+        raise InputError(f'train.monitor_every needs labels, and {dataset.name} {split} has none')
+    part = images.part(IMAGES, seed=config.seed)
+    geometry = PatchGeometry.of(config.patches)
+    layout = grid_layout(geometry, (PATCHES,), ('mean',))
+    nothing = FrozenEncoder(make_networks(config), {}, geometry, mesh, chunk, step=0)
     batch_size = max(1, chunk // PATCHES)
+    on_error = config.data.on_error
 
-    def monitor(encoder: bags.Variables) -> dict[str, float]:
-        batches = pipeline.bag_batches(
-            part, view, batch_size=batch_size, on_error=config.data.on_error
-        )
-        features, labels = bags.represent(
-            embed,
-            {'online': {'encoder': encoder}},
+    def monitor(encoder: Variables) -> dict[str, float]:
+        batches = part.bags(layout.view, batch_size=batch_size, on_error=on_error)
+        features, labels = represent(
+            {'online': nothing.with_variables({'encoder': encoder})},
             batches,
+            layout,
             images=len(part),
             batch_size=batch_size,
-            spaces=('h',),
-            weights=weights,
-            chunk=chunk,
-            mesh=mesh,
         )
         [h] = features.values()
         queries = held_out(labels, 0.2)
@@ -68,7 +61,7 @@ def make_monitor(config: ConfigDict) -> Callable[[bags.Variables], dict[str, flo
             labels[~queries],
             h[queries],
             labels[queries],
-            num_classes=len(source.class_names),
+            num_classes=len(images.class_names),
         )
         return {'knn_top1': found.top1}
 

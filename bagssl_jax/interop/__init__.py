@@ -2,6 +2,7 @@
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop.runs import export_checkpoint, import_checkpoint
+from bagssl_jax.runs import Run
 
 
 def transfer(
@@ -12,12 +13,12 @@ def transfer(
     arch: str,
     prefix: str,
     stem: str,
-    mean: str,
-    std: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> None:
     """Imports `checkpoint` into `workdir`, or exports from there to the file `export`.
 
-    The arguments are what stands on the command line; `mean` and `std` are '0.5,0.5,0.5'.
+    The other arguments are those of `import_checkpoint`, and matter to an import alone.
 
     Raises:
       InputError: not one of the two is asked for, or what `import_checkpoint` and
@@ -28,14 +29,7 @@ def transfer(
     if bool(checkpoint) == bool(export):
         raise InputError('give either --checkpoint=FILE, to import it, or --export=FILE')
     if export:
-        export_checkpoint(workdir, export)
+        export_checkpoint(Run.at(workdir), export)
     else:
-        pixels = {'mean': _numbers('mean', mean), 'std': _numbers('std', std)}
-        import_checkpoint(checkpoint, arch, workdir, prefix=prefix, stem=stem, **pixels)
-
-
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(','))
-    except ValueError:
-        raise InputError(f'--{flag}={text} must be three numbers, as in 0.5,0.5,0.5') from None
+        run = Run.at(workdir)
+        import_checkpoint(checkpoint, arch, run, prefix=prefix, stem=stem, mean=mean, std=std)

@@ -69,7 +69,7 @@ def find_backbone(arrays: Mapping[str, np.ndarray], prefix: str = '') -> Backbon
       InputError: there is no ResNet, several fit, or none has that prefix.
     """
     prefixes = sorted({match[1] for name in arrays if (match := _FIRST_BLOCK.fullmatch(name))})
-    prefix = _checked(prefix, arrays, prefixes) if prefix else _preferred(arrays, prefixes)
+    prefix = _known_prefix(prefix, arrays, prefixes) if prefix else _preferred(arrays, prefixes)
     inside = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
     inside = _numbers_to_names(inside)
     backbone = {name: x for name, x in inside.items() if name.split('.')[0] not in HEADS}
@@ -82,7 +82,8 @@ _FIRST_BLOCK = re.compile(r'((?:.*\.)?)(?:layer1|\d+)\.0\.conv1\.weight')
 _SECOND_CHOICE = re.compile(r'student|encoder_k|momentum|target|(^|[._])ema([._]|$)')
 
 
-def _checked(prefix: str, arrays: Mapping[str, np.ndarray], found: list[str]) -> str:
+def _known_prefix(prefix: str, arrays: Mapping[str, np.ndarray], found: list[str]) -> str:
+    """`prefix` with one dot behind it; InputError where no array has it."""
     prefix = f'{prefix.strip(".")}.'.lstrip('.')
     if not any(name.startswith(prefix) for name in arrays):
         raise InputError(

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.checkpoints import Checkpoints, restore_items
+from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop.files import read_arrays, write_arrays
 from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
-from bagssl_jax.models import ENCODERS, init_variables, make_encoder
+from bagssl_jax.models import ENCODERS, Networks, init_variables, make_networks
 from bagssl_jax.models.resnet import ResNet
-from bagssl_jax.workdir import claim, read_config
+from bagssl_jax.runs import Run
 
 ARCHS = tuple(name for name in ENCODERS if name.startswith('resnet'))
 
@@ -26,137 +27,100 @@ ARCHS = tuple(name for name in ENCODERS if name.startswith('resnet'))
 def import_checkpoint(
     checkpoint: str,
     arch: str,
-    workdir: str,
+    run: Run,
     *,
     prefix: str,
     stem: str,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Makes `workdir` a run whose checkpoint 0 is the encoder of a PyTorch checkpoint.
+    """Makes checkpoint 0 of `run` of the encoder of a PyTorch checkpoint.
 
     Prints what was taken, and what was left out.
 
     Args:
       checkpoint: .safetensors, or a pickle of PyTorch.
       arch: one of `ARCHS`.
-      workdir: created where it does not exist.
+      run: whose directory is created where it does not exist.
       prefix: of the encoder's names in the file; '' to find it, '.' where it is empty.
-      stem: of `bagssl_jax.models.STEMS`; '' for the one that has the first convolution's size.
+      stem: one of `models.resnet.STEMS`; '' for the one that has the first convolution's size.
       mean, std: what the encoder was trained to have subtracted from pixels in [0, 1], and
         divided by, for each channel.
 
     Raises:
       InputError: the file or the settings are wrong, arrays are unknown, missing or of another
-        shape, or `workdir` holds another run. Nothing is written then.
+        shape, or the directory holds another run. Nothing is written then.
     """
     if arch not in ARCHS:
         raise InputError(f'unknown --arch={arch}: choose from {", ".join(ARCHS)}')
     found = find_backbone(read_arrays(checkpoint), prefix)
     width, fitting_stem = _stem(found)
-    settings = {
-        'name': arch,
-        'width': width,
-        'stem': stem or fitting_stem,
-        'zero_init_last': False,
-        'dtype': 'float32',
-        'mean': tuple(mean),
-        'std': tuple(std),
-    }
-    encoder = make_encoder(**settings)
+    config = imported_config(arch, width=width, stem=stem or fitting_stem, mean=mean, std=std)
+    encoder = make_networks(config).encoder
     variables = from_torchvision(found.arrays, _shapes(encoder))
-    imported = {
+    config['imported'] = {
         'file': pathlib.Path(checkpoint).name,
         'sha256': _sha256(checkpoint),
         'prefix': found.prefix,
     }
-    _check_vacant(workdir)
-    claim(workdir, run_config(settings, imported), None)
-    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+    _check_vacant(run)
+    run.claim(config, None)
+    with contextlib.closing(Checkpoints(run, keep=1)) as checkpoints:
         checkpoints.save(0, {'encoder': jax.tree.map(jnp.asarray, variables)}, {})
     left_out = ', '.join(f'{name} ({count})' for name, count in found.left_out.items())
     print(f'taken: {found.prefix or "names without a prefix"}')
     print(f'left out, with the number of arrays: {left_out or "nothing"}')
-    print(f'{workdir}: {_described(encoder, arch, variables)}')
+    print(f'{run}: {_described(encoder, arch, variables)}')
     if encoder.stem == 'cifar':
         print("the stem pads by 1; for solo-learn's, which pads by 2, give --stem=cifar_pad2")
 
 
-def export_checkpoint(workdir: str, path: str) -> None:
-    """Writes the encoder of the newest checkpoint in `workdir` with torchvision's names.
+def export_checkpoint(run: Run, path: str) -> None:
+    """Writes the encoder of the newest checkpoint of `run` with torchvision's names.
 
     Args:
-      workdir: of any run, trained here or imported.
+      run: any, trained here or imported.
       path: of the .safetensors file, which is replaced where it exists.
 
     Raises:
       InputError: there is no undamaged checkpoint, its encoder is not a ResNet, or the file cannot
         be written.
     """
-    settings = read_config(workdir)['encoder']
-    encoder = make_encoder(**settings)
+    config = run.read_config()
+    name, encoder = config['encoder']['name'], make_networks(config).encoder
     if not isinstance(encoder, ResNet):
         raise InputError(
-            f'{workdir} holds an encoder named {settings["name"]}, which PyTorch has no name for: '
+            f'{run} holds an encoder named {name}, which PyTorch has no name for: '
             f'only {", ".join(ARCHS)} can be exported'
         )
-    step, items = restore_items(workdir, {'encoder': _shapes(encoder)})
-    notes = {'step': step, **{key: settings[key] for key in ('name', 'width', 'stem')}}
-    notes |= {'mean': encoder.mean, 'std': encoder.std}
+    step, items = restore_items(run, {'encoder': _shapes(encoder)})
+    notes = {'step': step, 'name': name}
+    notes |= {key: getattr(encoder, key) for key in ('width', 'stem', 'mean', 'std')}
     arrays = to_torchvision(jax.device_get(items['encoder']))
     write_arrays(path, arrays, {key: str(value) for key, value in notes.items()})
-    print(f'{path}: step {step:,}, {_described(encoder, settings["name"], items["encoder"])}')
+    print(f'{path}: step {step:,}, {_described(encoder, name, items["encoder"])}')
 
 
-def run_config(encoder: dict[str, Any], imported: dict[str, str]) -> dict[str, Any]:
-    """The configuration of a run that was imported: what reads a checkpoint asks of one.
+def imported_config(
+    arch: str, *, width: int, stem: str, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    """The configuration of a run that is imported: the defaults, but for what an import knows.
 
     The images that the encoder is probed on are set where it is probed. Patches are a quarter of
     the image's area, and resized to what such encoders were trained on: 224 pixels with
     ImageNet's stem, 32 with CIFAR's. There is no projector.
     """
-    return {
-        'seed': 0,
-        'data': {
-            'name': 'photos',
-            'dir': '',
-            'train_split': 'train',
-            'test_split': 'test',
-            'in_memory': False,
-            'batch_size': 128,
-            'workers': 0,
-            'crop_on': 'host',
-            'on_error': 'stop',
-        },
-        'patches': {
-            'count': 8,
-            'size': 0,
-            'scale': 0.25,
-            'resize': 224 if encoder['stem'] == 'imagenet' else 32,
-        },
-        'encoder': encoder,
-        'projector': {'widths': ()},
-        'probe': {
-            'after_training': True,
-            'train_split': '',
-            'views': ('bag', 'center', 'whole'),
-            'patches': (1, 4, 16, 64),
-            'positions': 'grid',
-            'size': 0,
-            'scale': 0.0,
-            'resize': 0,
-            'whole_size': 224,
-            'flip': False,
-            'spaces': ('h',),
-            'aggregations': ('mean',),
-            'probes': ('linear', 'knn'),
-            'labels': ('all',),
-            'sgd_epochs': 100,
-            'seed': 0,
-            'batch_size': 256,
-        },
-        'imported': imported,
-    }
+    config = get_config()
+    config.patches.resize = 224 if stem == 'imagenet' else 32
+    config.encoder.name = arch
+    config.encoder[arch].width = width
+    config.encoder[arch].stem = stem
+    config.encoder.mean = tuple(mean)
+    config.encoder.std = tuple(std)
+    config.projector.widths = ()
+    config.probe.views = ('bag', 'center', 'whole')
+    config.probe.batch_size = 256
+    return config.to_dict()
 
 
 def _stem(found: Backbone) -> tuple[int, str]:
@@ -175,7 +139,8 @@ def _stem(found: Backbone) -> tuple[int, str]:
 
 def _shapes(encoder: nn.Module) -> Variables:
     """The shapes of an encoder's variables, to be restored on one device."""
-    init = functools.partial(init_variables, {'encoder': encoder})
+    # A ResNet's do not depend on the side.
+    init = functools.partial(init_variables, Networks(encoder), side=32)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -183,11 +148,10 @@ def _shapes(encoder: nn.Module) -> Variables:
     )
 
 
-def _check_vacant(workdir: str) -> None:
+def _check_vacant(run: Run) -> None:
     """Raises InputError for checkpoints that no configuration says anything about."""
-    directory = pathlib.Path(workdir)
-    if (directory / 'checkpoints').exists() and not (directory / 'config.json').exists():
-        raise InputError(f'{workdir} holds checkpoints already: give another --workdir')
+    if run.checkpoints.exists() and run.read_json('config.json') is None:
+        raise InputError(f'{run} holds checkpoints already: give another --workdir')
 
 
 def _sha256(path: str) -> str:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,76 +11,82 @@ from flax import linen as nn
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.models.projector import Projector
-from bagssl_jax.models.resnet import HALF, ResNet, Tiny
+from bagssl_jax.models.resnet import HALF, resnet, tiny
 
 
-def _resnet(stages: tuple[int, ...], bottleneck: bool) -> Callable[..., nn.Module]:
-    def build(*, width, stem, zero_init_last, dtype, mean, std):
-        if stem not in STEMS:
-            raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
-        return ResNet(
-            stages=stages,
-            bottleneck=bottleneck,
-            width=width,
-            stem=stem,
-            zero_init_last=zero_init_last,
-            dtype=dtype,
-            mean=mean,
-            std=std,
-        )
+class Networks(NamedTuple):
+    """Linen modules in the order of the data; what is not there is None."""
 
-    return build
+    encoder: nn.Module
+    projector: nn.Module | None = None
+    predictor: nn.Module | None = None
 
 
-def _tiny(*, width, stem, zero_init_last, dtype, mean, std):
-    del stem, zero_init_last  # it has a stem of its own, and no residual blocks
-    return Tiny(width=width, dtype=dtype, mean=mean, std=std)
-
-
-STEMS = ('cifar', 'imagenet', 'cifar_pad2')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-ENCODERS = {
-    'resnet18': _resnet((2, 2, 2, 2), bottleneck=False),
-    'resnet34': _resnet((3, 4, 6, 3), bottleneck=False),
-    'resnet50': _resnet((3, 4, 6, 3), bottleneck=True),
-    'tiny': _tiny,
+# Called with the settings of the configuration's group of the same name, and dtype, mean and std.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    'resnet18': functools.partial(resnet, (2, 2, 2, 2)),
+    'resnet34': functools.partial(resnet, (3, 4, 6, 3)),
+    'resnet50': functools.partial(resnet, (3, 4, 6, 3), bottleneck=True),
+    'tiny': tiny,
 }
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def make_networks(config: Mapping[str, Any], *, predictor: bool = False) -> Networks:
+    """The networks that a configuration's `encoder`, `projector` and `predictor` describe.
+
+    There is no projector where `projector.widths` is empty, as of an imported encoder.
+
+    Args:
+      config: nested.
+      predictor: whether there is one.
+
+    Raises:
+      InputError: a setting is unknown or out of its range.
+    """
+    encoder, dtype = config['encoder'], config['encoder']['dtype']
+    name = encoder['name']
+    heads = [
+        make_projector(**config[head], dtype=dtype) if wanted else None
+        for head, wanted in (('projector', config['projector']['widths']), ('predictor', predictor))
+    ]
+    return Networks(
+        make_encoder(
+            name, encoder.get(name, {}), dtype=dtype, mean=encoder['mean'], std=encoder['std']
+        ),
+        *heads,
+    )
 
 
 def make_encoder(
     name: str,
+    settings: Mapping[str, Any],
     *,
-    width: int,
-    stem: str,
-    zero_init_last: bool,
     dtype: str,
     mean: Sequence[float] = HALF,
     std: Sequence[float] = HALF,
 ) -> nn.Module:
-    """The encoder that a configuration's `encoder` describes.
+    """The encoder of that name.
+
+    Args:
+      name: one of `ENCODERS`.
+      settings: its own, as in the group of that name.
+      dtype: of the computation, one of `DTYPES`.
+      mean, std: of the pixels in [0, 1], by channel: subtracted, and divided by.
 
     Raises:
-      InputError: an unknown name, stem or dtype, a width below 1, or a mean or standard deviation
-        that no pixels have.
+      InputError: an unknown name or dtype, a setting that cannot be, or a mean or standard
+        deviation that no pixels have.
     """
     if name not in ENCODERS:
         raise InputError(f'unknown encoder {name!r}: choose from {", ".join(ENCODERS)}')
-    if width < 1:
-        raise InputError(f'encoder.width={width} must be at least 1')
     for key, values, least in (('mean', mean, -math.inf), ('std', std, 0)):
         if len(values) != 3 or not all(least < value < math.inf for value in values):
             raise InputError(
                 f'encoder.{key}={tuple(values)} must be a number for each of the three channels'
                 f'{", above 0" if key == "std" else ""}'
             )
-    return ENCODERS[name](
-        width=width,
-        stem=stem,
-        zero_init_last=zero_init_last,
-        dtype=_dtype(dtype),
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    return ENCODERS[name](**settings, dtype=_dtype(dtype), mean=tuple(mean), std=tuple(std))
 
 
 def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
@@ -94,22 +100,20 @@ def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
     return Projector(widths=tuple(widths), dtype=_dtype(dtype))
 
 
-def init_variables(
-    networks: Mapping[str, nn.Module | None], seed: int
-) -> dict[str, dict[str, Any]]:
-    """Fresh variables {'params', 'batch_stats'} of networks that follow one another.
+def init_variables(networks: Networks, seed: int, *, side: int) -> dict[str, dict[str, Any]]:
+    """Fresh variables {'params', 'batch_stats'} of networks that follow one another, by name.
 
-    A pure function of `seed`: what a training starts from, and what an evaluation compares with.
+    A pure function of its arguments: what a training starts from, and what an evaluation compares
+    with.
 
     Args:
-      networks: name -> module, in the order of the data; the first one takes pixels, None is
-        left out.
+      networks: each takes what the one before it gives; the first takes pixels.
       seed: of the parameters.
+      side: of the images that the encoder is for, in pixels.
     """
-    # Nothing in an encoder depends on the size of its input.
-    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     variables = {}
-    for i, (name, network) in enumerate(networks.items()):
+    for i, (name, network) in enumerate(networks._asdict().items()):
         if network is not None:
             key = jax.random.fold_in(jax.random.key(seed), i)
             variables[name] = _init(network, key, x)

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bagssl_jax.errors import InputError
 from bagssl_jax.models.layers import Conv, norm_layer, scale_pixels
 
 HALF = (0.5, 0.5, 0.5)
+STEMS = ('cifar', 'imagenet', 'cifar_pad2')
 
 
 class ResNet(nn.Module):
@@ -84,6 +86,48 @@ class Tiny(nn.Module):
             x = Conv(self.width * 2**i, 3, stride, train, self.dtype, name=f'conv{i + 1}')(x)
             x = nn.relu(norm(name=f'norm{i + 1}')(x))
         return _pool(x), {'map': x}
+
+
+def resnet(
+    stages: tuple[int, ...],
+    *,
+    bottleneck: bool = False,
+    width: int,
+    stem: str,
+    zero_init_last: bool,
+    dtype: Any,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> ResNet:
+    """A ResNet as its group in a configuration describes it; arguments as for `ResNet`.
+
+    Raises:
+      InputError: an unknown stem, or a width below 1.
+    """
+    _check_width(width)
+    if stem not in STEMS:
+        raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
+    return ResNet(
+        stages=stages,
+        bottleneck=bottleneck,
+        width=width,
+        stem=stem,
+        zero_init_last=zero_init_last,
+        dtype=dtype,
+        mean=mean,
+        std=std,
+    )
+
+
+def tiny(*, width: int, dtype: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Tiny:
+    """A `Tiny` as its group in a configuration describes it; InputError for a width below 1."""
+    _check_width(width)
+    return Tiny(width=width, dtype=dtype, mean=mean, std=std)
+
+
+def _check_width(width: int) -> None:
+    if width < 1:
+        raise InputError(f'encoder.width={width} must be at least 1')
 
 
 class _BasicBlock(nn.Module):

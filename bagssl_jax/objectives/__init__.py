@@ -18,9 +18,11 @@ from bagssl_jax.objectives.vicreg import vicreg
 class Objective(NamedTuple):
     """A loss, and what it is a loss of.
 
-    loss: (z, axis_name=...) -> (loss, terms); where `target` is true,
-      (prediction, target, axis_name=...) -> (loss, terms).
-    target: the loss is of a predictor's output and a momentum network's projection.
+    Attributes:
+      loss: (z, axis_name=..., key=...) -> (loss, terms) or, of an objective with a target,
+        (prediction, target, axis_name=..., key=...) -> (loss, terms). The key is the step's, and
+        the same on all devices.
+      target: whether the loss is of a predictor's output and a momentum network's projection.
     """
 
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]

@@ -12,6 +12,7 @@ def barlow(
     *,
     off_diagonal_weight: float = 0.0051,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Drives the cross-correlation of any two patches' projections to the identity.
 
@@ -37,6 +38,7 @@ def barlow(
       z: projections [b p k], p >= 2; under shard_map this device's images.
       off_diagonal_weight: lambda of the paper.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and its unweighted terms 'on_diagonal' and 'off_diagonal'.

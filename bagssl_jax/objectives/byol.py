@@ -12,6 +12,7 @@ def byol(
     target: jax.Array,
     *,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Predicts, from each patch, what a momentum network makes of the other patches.
 
@@ -32,6 +33,7 @@ def byol(
         this device's images. Normalised here.
       target: the momentum network's projection, z' [b p k], of the same patches. Normalised here.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and 'similarity', the mean cosine, in [-1, 1] and better when larger.

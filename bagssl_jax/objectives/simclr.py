@@ -12,6 +12,7 @@ def simclr(
     *,
     temperature: float = 0.5,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Tells each patch's partners of the same image from the patches of all other images.
 
@@ -31,6 +32,7 @@ def simclr(
       z: projections [b p k], p >= 2; under shard_map this device's images. Normalised here.
       temperature: T; 0.5 is the paper's for CIFAR-10, 0.1 for ImageNet.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and 'similarity', the mean s_ij of the positives, in [-1, 1] and

@@ -17,6 +17,7 @@ def spectral(
     *,
     weight: float = 1.0,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Patches of one image should agree; of two images, be orthogonal.
 
@@ -44,6 +45,7 @@ def spectral(
         images. Not normalised.
       weight: w of the co-occurrence loss; lambda = w / 2.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and its unweighted terms 'joint' (better when larger) and

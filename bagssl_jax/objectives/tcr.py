@@ -13,6 +13,7 @@ def tcr(
     invariance_weight: float = 200.0,
     eps: float = 0.2,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Pulls the patches of an image to their mean and spreads the images apart.
 
@@ -31,6 +32,7 @@ def tcr(
       invariance_weight: of the cosine similarity; 200 in the authors' code.
       eps: distortion; 0.2 in the authors' code.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and the unweighted terms 'similarity' (in [-1, 1]) and 'coding_rate',

@@ -13,6 +13,7 @@ def vicreg(
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
     axis_name: str | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """VICReg for any number of patches an image; for two, the authors' code to the letter.
 
@@ -31,6 +32,7 @@ def vicreg(
       z: projections [b p k], p >= 2; under shard_map this device's images.
       invariance_weight, variance_weight, covariance_weight: lambda, mu and nu of the paper.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
+      key: of random draws, of which this objective makes none.
 
     Returns:
       The loss, float32 [], and its unweighted terms 'invariance', 'variance', 'covariance'.

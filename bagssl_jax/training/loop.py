@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,26 +13,28 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
-from bagssl_jax.data.sources import describe
-from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage
+from bagssl_jax.data.datasets import Dataset
+from bagssl_jax.data.reading import unreadable_image
+from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage, WorkerDied
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
 from bagssl_jax.records import Recorder, note
+from bagssl_jax.runs import Run
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
-from bagssl_jax.workdir import claim
 
 Monitor = Callable[[Any], dict[str, float]]
 
 
-def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> None:
-    """Trains as `config` says, from the newest checkpoint in `workdir` where there is one.
+def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | None = None) -> None:
+    """Trains as `config` says, from the newest checkpoint of `run` where there is one.
 
     Interrupted and started again, it goes on bit for bit as if nothing had happened: batches
     and augmentation are functions of (seed, step), and the checkpoint holds all the rest.
 
     Args:
       config: the resolved configuration.
-      workdir: of the run.
+      run: whose directory is this training's, or will be.
+      dataset: that `config.data` names.
       monitor: takes the encoder's variables every `train.monitor_every` epochs; what it gives is
         logged.
 
@@ -43,13 +44,13 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
       DataFailure: the pipeline broke down.
       Interrupted: a signal stopped it.
     """
-    training = set_up(config)
+    training = set_up(config, dataset)
     state, total = training.state, training.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
-    claim(workdir, config.to_dict(), describe(training.source))
+    run.claim(config.to_dict(), training.images.describe())
 
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir, keep=config.train.keep)
+        checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()
         if restored := checkpoints.restore_newest(to_items(state)):
@@ -58,7 +59,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
             unreadable = set(position['unreadable'])
         _announce(config, training, start)
         recorder = Recorder(
-            workdir,
+            run,
             start=start,
             total=total,
             images_per_step=config.data.batch_size,
@@ -81,7 +82,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
             except Exception as error:
                 # Whatever became of the data, what was learned from it so far stays.
                 if step - 1 > start:
-                    unlogged = _checked(unlogged, step - 1)
+                    unlogged = _finite(unlogged, step - 1)
                     save(step - 1)
                 if stopped_by:
                     raise Interrupted(stopped_by[0], step - 1) from None
@@ -96,7 +97,7 @@ def train(config: ConfigDict, workdir: str, monitor: Monitor | None = None) -> N
             log = step == total or step % config.train.log_every == 0
             look = monitor is not None and step % training.monitor_every == 0
             if due or log:
-                unlogged = _checked(unlogged, step)
+                unlogged = _finite(unlogged, step)
             if log:
                 row = {name: float(np.mean([m[name] for m in unlogged])) for name in unlogged[0]}
                 spread = jax.device_get(training.spread(state, inputs))
@@ -119,7 +120,7 @@ def _batches(
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the training step takes, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
-        training.source,
+        training.images.source,
         training.crops,
         seed=config.seed,
         batch_size=config.data.batch_size,
@@ -134,7 +135,7 @@ def _batches(
 
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = pipeline.unreadable_image(training.source, index, training.crops.size)
+    error = unreadable_image(training.images.source, index, min_side=training.crops.min_side)
     if on_error == 'stop':
         raise error
     note(f'left out: {error}')
@@ -146,12 +147,9 @@ def _explained(error: Exception, step: int) -> Exception:
         return InputError(
             f'{error}. --config.data.on_error=skip goes on from step {step} without such images'
         )
-    if 'Worker process was terminated' in str(error):  # grain's words
-        code = re.search(r'exit code (-?\d+)', str(error))[1]
+    if isinstance(error, WorkerDied):
         return DataFailure(
-            f'a worker process of the data pipeline died (exit code {code}; -9 is often a lack of '
-            f'memory: fewer data.workers need less) at step {step}, which is saved: the same '
-            'command goes on from there'
+            f'{error} at step {step}, which is saved: the same command goes on from there'
         )
     return error
 
@@ -171,16 +169,17 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     devices = f'{mesh.size} {mesh.devices.flat[0].device_kind} device{"s" * (mesh.size > 1)}'
     begin = f'from step {start:,} ' if start else ''
     encoder, total = config.encoder, training.total_steps
+    width = encoder[encoder.name].width
     print(
-        f'{config.objective.name} on {len(training.source):,} images of {config.data.name}, '
-        f'{config.patches.count} patches each; {encoder.name} of width {encoder.width} in '
+        f'{config.objective.name} on {len(training.images):,} images of {config.data.name}, '
+        f'{config.patches.count} patches each; {encoder.name} of width {width} in '
         f'{encoder.dtype}; {begin}to step {total:,} with {config.data.batch_size} images a step '
         f'on {devices}',
         file=sys.stderr,
     )
 
 
-def _checked(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
+def _finite(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
     """The metrics of the last steps, up to `step`, as floats; InputError for a non-finite one."""
     fetched = [{name: float(value) for name, value in m.items()} for m in jax.device_get(metrics)]
     for place, row in enumerate(fetched):
@@ -200,8 +199,7 @@ def _deferred_signals() -> Iterator[list[int]]:
     received = []
     previous = {}
 
-    def receive(number, frame):
-        del frame
+    def receive(number, _):
         received.append(number)
         signal.signal(number, previous[number])
 

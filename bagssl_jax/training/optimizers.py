@@ -1,5 +1,8 @@
 """Optimisers and their learning-rate schedule."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import optax
 
@@ -42,46 +45,75 @@ def cosine_momentum(start: float, total_steps: int) -> optax.Schedule:
     return lambda step: 1 - remaining(step)
 
 
-def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float,
-    momentum: float,
-    trust_coefficient: float,
+def sgd(
+    schedule: optax.Schedule, *, weight_decay: float, momentum: float
 ) -> optax.GradientTransformation:
-    """The optimiser of that name; biases and norms get no weight decay, nor LARS's scaling.
+    """SGD with Nesterov momentum; the weight decay is added to the gradient."""
+    _check_momentum(momentum)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, are_kernels),
+        optax.sgd(schedule, momentum=momentum, nesterov=True),
+    )
+
+
+def lars(
+    schedule: optax.Schedule, *, weight_decay: float, momentum: float, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """LARS (arXiv 1708.03888) with Nesterov momentum; `trust_coefficient` is its eta.
+
+    The weight decay is added to the gradient. What is not decayed is not scaled either.
+    """
+    _check_momentum(momentum)
+    return optax.lars(
+        schedule,
+        weight_decay=weight_decay,
+        weight_decay_mask=are_kernels,
+        trust_coefficient=trust_coefficient,
+        trust_ratio_mask=are_kernels,
+        momentum=momentum,
+        nesterov=True,
+    )
+
+
+def adamw(schedule: optax.Schedule, *, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101) with its usual (0.9, 0.999); the weight decay is decoupled."""
+    return optax.adamw(schedule, weight_decay=weight_decay, mask=are_kernels)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    'sgd': sgd,
+    'lars': lars,
+    'adamw': adamw,
+}
+
+
+def make_optimizer(
+    name: str, settings: Mapping[str, Any], schedule: optax.Schedule, *, weight_decay: float
+) -> optax.GradientTransformation:
+    """The optimiser of that name; kernels alone are decayed.
 
     Args:
-      name: 'sgd' (Nesterov), 'lars' (arXiv 1708.03888, Nesterov) or 'adamw' (arXiv 1711.05101).
+      name: one of `OPTIMIZERS`.
+      settings: its own, as in the configuration's group of that name.
       schedule: step -> learning rate.
-      weight_decay: added to the gradient by sgd and lars, decoupled in adamw.
-      momentum: of sgd and lars; adamw has its usual (0.9, 0.999).
-      trust_coefficient: lars's eta.
+      weight_decay: of kernels.
 
     Raises:
-      InputError: an unknown name.
+      InputError: an unknown name, or a setting out of its range.
     """
-    if name == 'sgd':
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, _is_kernel),
-            optax.sgd(schedule, momentum=momentum, nesterov=True),
-        )
-    if name == 'lars':
-        return optax.lars(
-            schedule,
-            weight_decay=weight_decay,
-            weight_decay_mask=_is_kernel,
-            trust_coefficient=trust_coefficient,
-            trust_ratio_mask=_is_kernel,
-            momentum=momentum,
-            nesterov=True,
-        )
-    if name == 'adamw':
-        return optax.adamw(schedule, weight_decay=weight_decay, mask=_is_kernel)
-    raise InputError(f'unknown optimizer {name!r}: choose from sgd, lars, adamw')
+    if name not in OPTIMIZERS:
+        raise InputError(f'unknown optimizer {name!r}: choose from {", ".join(OPTIMIZERS)}')
+    return OPTIMIZERS[name](schedule, weight_decay=weight_decay, **settings)
 
 
-def _is_kernel(params: optax.Params) -> optax.Params:
-    """True for the kernels of convolutions and linear layers, False for biases and norms."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+def are_kernels(params: optax.Params) -> optax.Params:
+    """True for the kernels of convolutions and linear layers, which are called so.
+
+    False for everything else, such as biases, norms, and embeddings of positions.
+    """
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum <= 1:
+        raise InputError(f'optimizer.momentum={momentum} must be from 0 to 1')

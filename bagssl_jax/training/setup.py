@@ -3,8 +3,8 @@
 import functools
 import math
 import operator
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ from ml_collections import ConfigDict
 
 from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
-from bagssl_jax.data import crops, pipeline, sources
+from bagssl_jax.data import crops, pipeline
+from bagssl_jax.data.datasets import Dataset, Images
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_encoder, make_projector
+from bagssl_jax.models import make_networks
 from bagssl_jax.objectives import make_objective
 from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
-from bagssl_jax.training.state import Networks, TrainState, create_state
+from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
 
@@ -28,7 +30,7 @@ class Training(NamedTuple):
     """What a configuration describes, ready to run on `mesh`."""
 
     mesh: Mesh
-    source: sources.Source
+    images: Images
     crops: crops.RandomCrops
     total_steps: int
     monitor_every: int  # steps
@@ -38,32 +40,45 @@ class Training(NamedTuple):
     spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
 
 
-def set_up(config: ConfigDict) -> Training:
+def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     """Builds everything, on all devices, and writes nothing.
+
+    Args:
+      config: the resolved configuration.
+      dataset: that `config.data` names.
 
     Raises:
       InputError: the configuration cannot be carried out.
     """
     mesh = make_mesh()
     _check(config, mesh)
-    source, random_crops = _open_data(config)
-    per_epoch = pipeline.steps_per_epoch(source, config.data.batch_size)
+    images, geometry = dataset.images(config.data.train_split), PatchGeometry.of(config.patches)
+    random_crops = _make_crops(
+        config.crops, config.patches.count, config.get(config.crops, {}), images, geometry
+    )
+    # Decoded now, where they are to be: what is wrong with them is found before a file is written.
+    per_epoch = pipeline.steps_per_epoch(len(images.source), config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
     if total < 1:
         raise InputError(
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
     monitor_every = max(1, round(config.train.monitor_every * per_epoch))
-    schedule = _schedule(config, total, per_epoch)
-    cut = _make_cut(config, source)
+    schedule = warmup_cosine(
+        peak=config.optimizer.learning_rate * config.data.batch_size / 256,
+        total_steps=total,
+        warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
+        end_factor=config.optimizer.end_factor,
+    )
+    cut = _make_cut(config.data.crop_on, config.crops, images, geometry)
     return Training(
         mesh,
-        source,
+        images,
         random_crops,
         total,
         monitor_every,
         schedule,
-        *_build(config, schedule, total, cut, mesh),
+        *_build(config, schedule, total, cut, geometry.input_side, mesh),
     )
 
 
@@ -74,7 +89,7 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(
             f'patches.count={config.patches.count}: an image needs two patches or more'
         )
-    for key, known in (('on_error', ('stop', 'skip')), ('crop_on', ('host', 'device'))):
+    for key, known in (('on_error', pipeline.ON_ERROR), ('crop_on', pipeline.CROP_ON)):
         if config.data[key] not in known:
             raise InputError(
                 f'unknown data.{key} {config.data[key]!r}: choose from {", ".join(known)}'
@@ -84,7 +99,6 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
         ('data.workers', 0, math.inf),
         ('optimizer.learning_rate', 0, math.inf),
         ('optimizer.weight_decay', 0, math.inf),
-        ('optimizer.momentum', 0, 1),
         ('optimizer.warmup_epochs', 0, 1e9),
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
@@ -101,45 +115,31 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _open_data(config: ConfigDict) -> tuple[sources.Source, crops.RandomCrops]:
-    """The training source, and what places its patches; both known to fit."""
-    source = sources.load(
-        config.data.name,
-        config.data.train_split,
-        data_dir=config.data.dir,
-        in_memory=config.data.in_memory,
-    )
-    crops.check_patches(config.patches, source.image_shape)
-    random_crops = crops.make_crops(config.crops, config.patches, config.multiscale)
-    height, width = source.image_shape or pipeline.first_image(source).shape[:2]
+def _make_crops(
+    name: str, count: int, settings: Mapping[str, Any], images: Images, geometry: PatchGeometry
+) -> crops.RandomCrops:
+    """What places the patches, once it is known to fit the images."""
+    geometry.check(images.image_shape)
+    random_crops = crops.make_crops(name, count, geometry, settings)
+    height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
-    return source, random_crops
+    return random_crops
 
 
-def _make_cut(config: ConfigDict, source: sources.Source) -> Callable[[Inputs], jax.Array]:
+def _make_cut(
+    crop_on: str, crops_name: str, images: Images, geometry: PatchGeometry
+) -> Callable[[Inputs], jax.Array]:
     """What makes patches of the pipeline's inputs, on the device."""
-    if config.data.crop_on == 'host':
+    if crop_on == 'host':
         return operator.itemgetter('patches')
-    if source.image_shape is None:
+    if images.image_shape is None:
         raise InputError(
-            f'data.crop_on=device needs images of one size, and those of {config.data.name} may '
+            f'data.crop_on=device needs images of one size, and those of {images.title} may '
             'differ: leave data.crop_on=host'
         )
-    patches, size = config.patches, 0
-    if config.crops == 'fixed':
-        size = crops.patch_side(*source.image_shape, size=patches.size, scale=patches.scale)
+    size = geometry.side(*images.image_shape) if crops_name == 'fixed' else 0
     return lambda inputs: device_crops.cut(
-        inputs['images'], inputs['boxes'], size=size, resize=patches.resize
-    )
-
-
-def _schedule(config: ConfigDict, total: int, per_epoch: int) -> optax.Schedule:
-    optimizer = config.optimizer
-    return warmup_cosine(
-        peak=optimizer.learning_rate * config.data.batch_size / 256,
-        total_steps=total,
-        warmup_steps=round(optimizer.warmup_epochs * per_epoch),
-        end_factor=optimizer.end_factor,
+        inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
     )
 
 
@@ -148,26 +148,25 @@ def _build(
     schedule: optax.Schedule,
     total: int,
     cut: Callable[[Inputs], jax.Array],
+    side: int,
     mesh: Mesh,
 ) -> tuple[TrainState, Callable, Callable]:
     """The fresh state, the training step and the measure of spread."""
-    name, dtype = config.objective.name, config.encoder.dtype
+    name = config.objective.name
     objective = make_objective(name, config.objective.get(name, {}))
-    predictor = make_projector(**config.predictor, dtype=dtype) if objective.target else None
-    if predictor is not None and config.predictor.widths[-1] != config.projector.widths[-1]:
+    networks = make_networks(config, predictor=objective.target)
+    if networks.projector is None:
+        raise InputError('projector.widths=() has no layer: give positive integers, as in 256,64')
+    if objective.target and config.predictor.widths[-1] != config.projector.widths[-1]:
         raise InputError(
             f'predictor.widths={config.predictor.widths} must end, as projector.widths='
             f'{config.projector.widths} does, in the width of the projection'
         )
-    networks = Networks(
-        make_encoder(**config.encoder), make_projector(**config.projector, dtype=dtype), predictor
-    )
     optimizer = make_optimizer(
         config.optimizer.name,
+        config.optimizer.get(config.optimizer.name, {}),
         schedule,
         weight_decay=config.optimizer.weight_decay,
-        momentum=config.optimizer.momentum,
-        trust_coefficient=config.optimizer.trust_coefficient,
     )
     transform = functools.partial(augment, **config.augment)
     # Refuses settings out of their range now, and not after the first file is written.
@@ -186,5 +185,5 @@ def _build(
         **options,
     )
     spread_fn = make_spread_step(networks, **options)
-    state = create_state(networks, optimizer, config.seed)
+    state = create_state(networks, optimizer, config.seed, side=side)
     return jax.device_put(state, replicated(mesh)), step_fn, spread_fn

@@ -1,24 +1,15 @@
 """What is trained, and what training carries from step to step."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
-from bagssl_jax.models import init_variables
+from bagssl_jax.models import Networks, init_variables
 
 Variables = dict[str, Any]
-
-
-class Networks(NamedTuple):
-    """The Linen modules of a training, in the order of the data; few have a predictor."""
-
-    encoder: nn.Module
-    projector: nn.Module
-    predictor: nn.Module | None = None
 
 
 @flax.struct.dataclass
@@ -44,10 +35,13 @@ class TrainState:
 
 
 def create_state(
-    networks: Networks, optimizer: optax.GradientTransformation, seed: int
+    networks: Networks, optimizer: optax.GradientTransformation, seed: int, *, side: int
 ) -> TrainState:
-    """A fresh state, a pure function of `seed`; with a predictor, the target starts as a copy."""
-    online = init_variables(networks._asdict(), seed)
+    """A fresh state; with a predictor, the target starts as a copy.
+
+    `seed` and `side` are those of `init_variables`.
+    """
+    online = init_variables(networks, seed, side=side)
     target = {} if networks.predictor is None else {n: online[n] for n in ('encoder', 'projector')}
     params = {name: variables['params'] for name, variables in online.items()}
     return TrainState(

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from bagssl_jax.collapse import spread
+from bagssl_jax.models import Networks
 from bagssl_jax.objectives import Objective
 from bagssl_jax.parallel import DATA_AXIS
-from bagssl_jax.training.state import Networks, TrainState, Variables
+from bagssl_jax.training.collapse import spread
+from bagssl_jax.training.state import TrainState, Variables
 
 Metrics = dict[str, jax.Array]
 Inputs = dict[str, jax.Array]
@@ -35,19 +36,23 @@ def make_train_step(
     Statistics, loss and gradient are those of the global batch, whatever the number of devices.
 
     Args:
-      networks: Linen modules; with a predictor exactly where the objective has a target.
+      networks: with a predictor exactly where the objective has a target.
       objective: its loss is of the projections z [b p k], or of (prediction, target).
       optimizer: of the parameters.
       target_momentum: step -> share of itself that the target network keeps.
       cut: inputs of some images, as the pipeline gives them -> uint8 patches [b p h w c].
       augment: (key, uint8 [n h w c], place in the global batch [n]) -> float [n h w c].
-      key: of the whole training; the step's own is folded from it.
+      key: of the whole training; the step's own, of the augmentation and of the objective, are
+        folded from it.
       mesh: the data mesh.
 
     Returns:
       (state, inputs of the global batch) -> (state, metrics), jitted; the state is donated.
       The metrics are 'loss', the objective's terms, and 'gradient_norm'.
     """
+
+    # The augmentation's are folded from the number of a step, which this is not.
+    objective_key = jax.random.fold_in(key, 2**32 - 1)
 
     def update(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
         patches = cut(inputs)
@@ -68,7 +73,9 @@ def make_train_step(
             # gradients would be off by the number of devices.
             # Accelerators would multiply float32 matrices in TF32 or bfloat16.
             with jax.default_matmul_precision('highest'):
-                loss, terms = objective.loss(*vectors, axis_name=DATA_AXIS)
+                loss, terms = objective.loss(
+                    *vectors, axis_name=DATA_AXIS, key=jax.random.fold_in(objective_key, state.step)
+                )
             return loss, (terms, stats)
 
         (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 from jax.typing import ArrayLike
 
-from bagssl_jax.evaluation.features import slices, unit_rows
+from bagssl_jax.probes.rows import slices, unit_rows
 
 EPSILON = 1e-7
 
@@ -16,8 +16,9 @@ def rankme(features: ArrayLike, *, rows: int | None = 25_600) -> float:
     """RankMe (Garrido et al. 2023, arXiv 2210.02885): exp of the entropy of the singular values.
 
     With s the singular values of the features, not centred, and p = s / sum(s) + 1e-7:
-    exp(-sum p log p), between 1 and min(n, d). (`collapse.spread` centres the features, has no
-    epsilon and leaves out what rounding makes: another number wherever the mean is not 0.)
+    exp(-sum p log p), between 1 and min(n, d). (The effective rank that training logs centres the
+    features, has no epsilon and leaves out what rounding makes: another number wherever the mean
+    is not 0.)
 
     The singular values are the roots of the eigenvalues of the Gram matrix [d d], or [n n] where
     that is smaller. In float64 they are right to about 1e-8 of the largest, less than the

@@ -1,8 +1,7 @@
 """The linear probe as it is usually published: SGD with momentum, for many settings at once.
 
 A `Sweep` is a grid of linear classifiers that learn from the same batches. `fit_sgd` trains one
-on a training split's features; `start`, `update` and `linear_ranks` are its parts, for features
-that come from elsewhere.
+on a training split's features; `start`, `update` and `shuffled_batches` are its parts.
 """
 
 import functools
@@ -15,15 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bagssl_jax.evaluation.classify import linear_ranks, unstandardised
-from bagssl_jax.evaluation.features import (
-    check_two_classes,
-    checked_splits,
-    device_bytes,
-    standardisation,
-)
-from bagssl_jax.evaluation.labels import held_out
-from bagssl_jax.evaluation.scores import Score, score
+from bagssl_jax.probes.classifiers import FittedClassifiers, standardisation
+from bagssl_jax.probes.memory import device_bytes
+from bagssl_jax.probes.selection import Probed, choose_and_score
+from bagssl_jax.probes.splits import check_two_classes, labelled_splits
 
 # TF32 products would make a probe on a GPU another probe than on a CPU.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -47,16 +41,6 @@ SETTINGS = tuple(
     Setting(*setting)
     for setting in itertools.product((0.001, 0.005, 0.02, 0.1, 0.3, 1.0, 5.0, 30.0), (1e-4, 1e-6))
 )
-
-
-class SgdProbe(NamedTuple):
-    """A scored probe. Its logits are `x @ weights + bias`, for features x as they were given."""
-
-    score: Score  # of the test split
-    chosen: dict[str, float]  # 'learning_rate', for batches of 256, and 'weight_decay'
-    validation: dict[Setting, float]  # held-out top-1; empty where none could be held out
-    weights: np.ndarray  # float32 [d c]
-    bias: np.ndarray  # float32 [c]
 
 
 class Sweep(NamedTuple):
@@ -90,7 +74,7 @@ def fit_sgd(
     seed: int = 0,
     augmented: Batches | None = None,
     device_limit: int | None = None,
-) -> SgdProbe:
+) -> Probed:
     """Chooses a setting inside the training split, refits on all of it, scores the test split once.
 
     The protocol: a linear layer on frozen features, cross-entropy, SGD with Nesterov momentum 0.9,
@@ -104,18 +88,13 @@ def fit_sgd(
     and shift before the layer. Standardising with the training split's frozen statistics is that
     without the noise of batches, makes one grid fit all encoders, and is the default.
 
-    The best held-out top-1 wins; between equals the smaller learning rate, then the larger decay.
-    Held out is the last share of each class: see `labels.held_out`. Where every class has one
-    example none can be held out, and all settings are equal: the first by the same rule is taken,
-    which all but compares with the class means.
+    How a setting is chosen: see `selection.choose_and_score`. Between equals the smaller learning
+    rate is taken, then the larger decay; where none can be held out that is the first by the same
+    rule, which all but compares with the class means.
 
-    Memory: the classifiers and their velocities, twice: 16 s d c bytes (524 MB for 16 settings at
-    d = 2048, c = 1000); a batch's logits, 4 b s c. Features that fit into `device_limit` go there
-    (10.5 GB for 1.28 million of 2048), and each training is one program. Otherwise, a memory map
-    say, every batch is read in shuffled order, 4 d bytes in each of n random places an epoch: for
-    ImageNet 1 TB in 100 epochs. Where the page cache holds the features that takes minutes; else
-    every row waits for the drive, at 0.1 ms (NVMe) 3.5 hours a training. Arithmetic: 4 n d s c an
-    epoch, 1.7e14 for 16 settings on ImageNet; the refit, of one, takes a sixteenth.
+    In memory are the classifiers and their velocities, twice, 16 s d c bytes for s settings, and a
+    batch's logits. Features that fit into `device_limit` go to the device; of others, a memory map
+    say, every batch is read in shuffled order.
 
     Args:
       train_x, test_x: float [n d] and [m d]; a jax.Array stays on its devices, also sharded.
@@ -143,7 +122,8 @@ def fit_sgd(
     if any(rate <= 0 or decay < 0 for rate, decay in settings):
         raise ValueError(f'learning rates must be positive, and no decay negative: {settings=}')
     on_device = train_x if isinstance(train_x, jax.Array) else None
-    train_x, train_y, test_x, test_y = checked_splits(train_x, train_y, test_x, test_y, num_classes)
+    splits = labelled_splits(train_x, train_y, test_x, test_y, num_classes)
+    train_x, train_y = splits.train_x, splits.train_y
     check_two_classes(train_y)
     limit = device_bytes() // 2 if device_limit is None else device_limit
     if on_device is None and augmented is None and train_x.nbytes <= limit:
@@ -176,27 +156,14 @@ def fit_sgd(
                 raise ValueError(
                     f'expected {sweep.steps} batches in {epochs} epochs, got {sweep.step}'
                 )
-        return jnp.swapaxes(sweep.weights, 0, 1), sweep.bias, mean, scale
+        weights = jnp.swapaxes(sweep.weights, 0, 1)  # [d s c] -> [s d c]
+        return FittedClassifiers(settings, weights, sweep.bias, mean, scale)
 
-    held = held_out(train_y, holdout)
-    grid = sorted(map(lambda s: Setting(*map(float, s)), settings), key=lambda s: (s[0], -s[1]))
-    validation = {}
-    if held.any():
-        held_ranks = linear_ranks(train_x, train_y, held, *fit(~held, grid))
-        validation = dict(zip(grid, (held_ranks < 1).mean(1).tolist(), strict=True))
-    best = max(grid, key=lambda setting: validation.get(setting, 0.0))  # the first of the best
-
-    classifier = fit(np.ones(len(train_y), bool), [best])
-    everything = np.ones(len(test_y), bool)
-    [test_ranks] = linear_ranks(test_x, test_y, everything, *classifier)
-    weights, bias = unstandardised(*classifier)
-    return SgdProbe(
-        score=score(test_ranks, test_y, num_classes),
-        chosen=best._asdict(),
-        validation=validation,
-        weights=weights[0],
-        bias=bias[0],
+    grid = sorted(
+        (Setting(*map(float, setting)) for setting in settings),
+        key=lambda setting: (setting.learning_rate, -setting.weight_decay),
     )
+    return choose_and_score(splits, grid, fit, num_classes=num_classes, holdout=holdout)
 
 
 def start(
@@ -252,6 +219,23 @@ def update(sweep: Sweep, x: jax.Array, y: jax.Array) -> Sweep:
     )
 
 
+@functools.partial(jax.jit, static_argnames='batch_size')
+def shuffled_batches(
+    key: jax.Array, epoch: ArrayLike, rows: ArrayLike, batch_size: int
+) -> jax.Array:
+    """The rows of each batch of an epoch, int [r // batch_size batch_size].
+
+    Args:
+      key: of all epochs.
+      epoch: its number.
+      rows: int [r], those that are shuffled; the last that fill no batch are left out.
+      batch_size: at most r.
+    """
+    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
+    count = len(rows) // batch_size
+    return shuffled[: count * batch_size].reshape(count, batch_size)
+
+
 @functools.partial(jax.jit, static_argnames=('epochs', 'batch_size'))
 def _train(sweep, x, y, rows, mean, scale, key, *, epochs, batch_size):
     """Every epoch of `rows` of the features x [n d], one batch after another."""
@@ -260,20 +244,12 @@ def _train(sweep, x, y, rows, mean, scale, key, *, epochs, batch_size):
         return update(sweep, (x[batch] - mean[None]) * scale[None], y[batch]), None
 
     def epoch(sweep, number):
-        return jax.lax.scan(step, sweep, _order(key, number, rows, batch_size))[0], None
+        return jax.lax.scan(step, sweep, shuffled_batches(key, number, rows, batch_size))[0], None
 
     return jax.lax.scan(epoch, sweep, jnp.arange(epochs))[0]
 
 
 def _read(x, y, key, size, rows, epoch):
     """The epoch's batches, from features on the host, in the same order as on the device."""
-    for batch in np.asarray(_order(key, epoch, rows, size)):
+    for batch in np.asarray(shuffled_batches(key, epoch, rows, size)):
         yield x[batch], y[batch]
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _order(key, epoch, rows, size):
-    """The rows of each batch of an epoch, [r // size size]."""
-    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), rows)
-    count = len(rows) // size
-    return shuffled[: count * size].reshape(count, size)

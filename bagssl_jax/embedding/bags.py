@@ -1,24 +1,23 @@
 """Bags: the representation of an image by the embeddings of its patches."""
 
+import dataclasses
 import functools
+import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from flax import linen as nn
-from jax.sharding import Mesh
 
-from bagssl_jax.data import crops
+from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.data.pipeline import Bags
+from bagssl_jax.data.views import GridPatches, RandomPatches, View
+from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import InputError
-from bagssl_jax.parallel import batch_sharded
 
-Variables = Mapping[str, Any]
-Embed = Callable[[Variables, jax.Array], dict[str, jax.Array]]
 AGGREGATIONS = ('mean', 'mean_unit', 'grid2', 'grid4')
 
 
@@ -35,23 +34,41 @@ class Representation(NamedTuple):
     aggregation: str
 
 
-def share_places(
-    counts: Sequence[int], aggregations: Sequence[str]
-) -> tuple[np.ndarray, dict[Representation, np.ndarray]]:
-    """Which patches to embed, once, for bags of several sizes on grids.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which patches of an image are embedded, and what vectors are made of them.
+
+    Attributes:
+      view: cuts the patches, p of every image.
+      weights: of each representation, over those patches: float32 [cells p].
+    """
+
+    view: View
+    weights: Mapping[Representation, np.ndarray]
+
+    @property
+    def count(self) -> int:
+        """Patches an image: p."""
+        return next(iter(self.weights.values())).shape[1]
+
+
+def grid_layout(
+    geometry: PatchGeometry, counts: Sequence[int], aggregations: Sequence[str]
+) -> Layout:
+    """Bags of several sizes on even grids.
 
     Where grids have places in common, these are embedded once: the corners of the grids of 4 are
     among those of 16, which has 12 more.
 
     Args:
+      geometry: of the patches.
       counts: patches of the bags.
       aggregations: of `AGGREGATIONS`. A grid of cells is left out for bags that leave a cell empty.
 
-    Returns:
-      Places [u 2] without repetition, and of every representation the weights [cells u] of the
-      patches at those places, whose rows sum to 1.
+    Raises:
+      InputError: nothing is left.
     """
-    grids = {count: [tuple(place) for place in crops.grid_places(count)] for count in counts}
+    grids = {count: [tuple(place) for place in grid_places(count)] for count in counts}
     union = list(dict.fromkeys(place for grid in grids.values() for place in grid))
     index = {place: i for i, place in enumerate(union)}
     weights = {}
@@ -66,13 +83,24 @@ def share_places(
                 matrix = np.zeros((across**2, len(union)), np.float32)
                 matrix[cell, members] = 1 / sizes[cell]
                 weights[Representation(count, aggregation)] = matrix
-    return np.array(union), weights
+    if not weights:
+        raise InputError(
+            f'probe.aggregations={tuple(aggregations)} needs more patches than '
+            f'probe.patches={tuple(counts)}: one in every cell'
+        )
+    return Layout(GridPatches(geometry, np.array(union)), weights)
 
 
-def prefix_weights(
-    counts: Sequence[int], aggregations: Sequence[str]
-) -> dict[Representation, np.ndarray]:
-    """The weights of bags of random patches: the first ones of the largest bag.
+def random_layout(
+    geometry: PatchGeometry, counts: Sequence[int], aggregations: Sequence[str], *, seed: int
+) -> Layout:
+    """Bags of several sizes at random places: each is the first patches of the largest one.
+
+    Args:
+      geometry: of the patches.
+      counts: patches of the bags.
+      aggregations: of `AGGREGATIONS`.
+      seed: the places depend on it and on the number of the image alone.
 
     Raises:
       InputError: an aggregation by cells, of patches that lie in other cells in every image.
@@ -85,101 +113,66 @@ def prefix_weights(
             matrix = np.zeros((1, max(counts)), np.float32)
             matrix[0, :count] = 1 / count
             weights[Representation(count, aggregation)] = matrix
-    return weights
+    return Layout(RandomPatches(geometry, max(counts), seed), weights)
 
 
-def make_embed(
-    encoder: nn.Module,
-    projector: nn.Module | None,
-    spaces: tuple[str, ...],
-    *,
-    flip: bool = False,
-) -> Embed:
-    """The frozen forward pass, jitted.
-
-    Args:
-      encoder, projector: Linen modules; None where there is no projector.
-      spaces: 'h', the encoder's output; 'hidden1', 'hidden2', ..., the projector's; and 'z'.
-      flip: whether every patch is embedded mirrored too, and the mean of both is taken.
-
-    Returns:
-      (variables {'encoder', 'projector'}, uint8 patches [n h w c]) -> space -> float32 [n d]; each
-      patch on its own, with the running statistics.
-    """
-
-    def outputs(variables: Variables, x: jax.Array) -> dict[str, jax.Array]:
-        h, _ = encoder.apply(variables['encoder'], x, train=False)
-        found = {'h': h}
-        if projector is not None:
-            z, hidden = projector.apply(variables['projector'], h, train=False)
-            found |= {'z': z, **hidden}
-        return {space: found[space].astype(jnp.float32) for space in spaces}
-
-    @jax.jit
-    def embed(variables: Variables, patches: jax.Array) -> dict[str, jax.Array]:
-        x = patches.astype(jnp.float32) / 255
-        vectors = outputs(variables, x)
-        if flip:
-            mirrored = outputs(variables, x[:, :, ::-1])
-            vectors = jax.tree.map(lambda a, b: (a + b) / 2, vectors, mirrored)
-        return vectors
-
-    return embed
+def single_layout(view: View) -> Layout:
+    """One patch an image, which is its representation."""
+    return Layout(view, {Representation(1, 'mean'): np.ones((1, 1), np.float32)})
 
 
 def represent(
-    embed: Embed,
-    encoders: Mapping[str, Variables],
+    encoders: Mapping[str, FrozenEncoder],
     batches: Iterable[Bags],
+    layout: Layout,
     *,
     images: int,
     batch_size: int,
-    spaces: Sequence[str],
-    weights: Mapping[Representation, np.ndarray],
-    chunk: int,
-    mesh: Mesh,
-    directory: str | None = None,
+    spaces: Sequence[str] = ('h',),
+    flip: bool = False,
+    directory: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[tuple[str, str, Representation], np.ndarray], np.ndarray]:
     """The vectors of every image, by several encoders, in one pass over the data.
 
-    A patch is embedded once, whatever the bags that it is in. The devices hold `chunk` patches'
+    A patch is embedded once, whatever the bags that it is in. The devices hold one chunk's
     activations and one batch's embeddings; the host one batch of pixels, and the vectors: in
     memory, or where they would take more than half of what is free, in a file that goes with
     them.
 
     Args:
-      embed: of `make_embed`.
-      encoders: name -> variables for it.
-      batches: of the pipeline.
+      encoders: by name.
+      batches: of the pipeline, cut by the layout's view.
+      layout: which representations are wanted.
       images: at most so many in all.
       batch_size: images a batch, at most: fewer where the data ends, or some cannot be read.
-      spaces: those that `embed` gives.
-      weights: of each representation, over the patches of a bag.
-      chunk: patches a forward pass; the last of a batch is padded, so that one program serves all.
-      mesh: the data mesh, whose size divides `chunk`.
+      spaces: some of those that `embedding.encoder.forward` gives.
+      flip: as for `FrozenEncoder.embed_bags`.
       directory: for the file; None for the system's.
 
     Returns:
       (encoder, space, representation) -> float32 [n d], and the labels [n], in the order of
       `batches`.
+
+    Raises:
+      InputError: no image can be read.
     """
     features, labels, done = {}, [], 0
     for batch in batches:
-        if not len(batch.patches):
+        b = len(batch.patches)
+        if not b:
             continue
-        b, p = batch.patches.shape[:2]
+        # As many bags as in a full batch, so that one program serves smaller ones too.
+        patches = batch.patches
+        if b < batch_size:
+            patches = np.zeros((batch_size, *patches.shape[1:]), np.uint8)
+            patches[:b] = batch.patches
         found = {}
-        for name, variables in encoders.items():
-            # As many rows as of a full batch, so that one program serves smaller ones too.
-            vectors = embed_all(
-                embed, variables, padded(batch.patches, chunk, batch_size * p), mesh, chunk
-            )
+        for name, encoder in encoders.items():
+            vectors = encoder.embed_bags(patches, spaces, flip=flip)
             for space in spaces:
-                bags = vectors[space][: batch_size * p].reshape(
-                    batch_size, p, -1
-                )  # [n d] -> [b p d]
-                for representation, matrix in weights.items():
-                    means = _aggregate(bags, matrix, unit=representation.aggregation == 'mean_unit')
+                for representation, matrix in layout.weights.items():
+                    unit = representation.aggregation == 'mean_unit'
+                    means = _aggregate(vectors[space], matrix, unit=unit)
                     found[name, space, representation] = means
         if not features:
             widths = {key: means.shape[1] for key, means in found.items()}
@@ -193,26 +186,6 @@ def represent(
     return {key: array[:done] for key, array in features.items()}, np.concatenate(labels)
 
 
-def embed_all(
-    embed: Embed, variables: Variables, patches: np.ndarray, mesh: Mesh, chunk: int
-) -> dict[str, jax.Array]:
-    """The embeddings of any multiple of `chunk` patches, on the devices."""
-    parts = [
-        embed(variables, jax.device_put(patches[i : i + chunk], batch_sharded(mesh)))
-        for i in range(0, len(patches), chunk)
-    ]
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
-def padded(patches: np.ndarray, chunk: int, least: int = 0) -> np.ndarray:
-    """uint8 [b p h w c] and zeros -> [n h w c], n a multiple of `chunk` and at least `least`."""
-    flat = patches.reshape(-1, *patches.shape[2:])
-    rows = -(-max(len(flat), least) // chunk) * chunk
-    result = np.zeros((rows, *flat.shape[1:]), np.uint8)
-    result[: len(flat)] = flat
-    return result
-
-
 @functools.partial(jax.jit, static_argnames='unit')
 def _aggregate(vectors: jax.Array, weights: jax.Array, *, unit: bool) -> jax.Array:
     """Weighted sums of [b p d] by [cells p], of vectors at length 1 if `unit`: [b cells*d]."""
@@ -222,7 +195,9 @@ def _aggregate(vectors: jax.Array, weights: jax.Array, *, unit: bool) -> jax.Arr
     return sums.reshape(len(vectors), -1)
 
 
-def _allocate(rows: int, widths: Mapping[Any, int], directory: str | None) -> dict[Any, np.ndarray]:
+def _allocate(
+    rows: int, widths: Mapping[Any, int], directory: str | os.PathLike[str] | None
+) -> dict[Any, np.ndarray]:
     """A float32 array of each width, in memory or in files that have no name."""
     in_memory = 4 * rows * sum(widths.values()) < psutil.virtual_memory().available // 2
     if in_memory:

@@ -10,7 +10,8 @@ import optax
 from jax.typing import ArrayLike
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.features import device_bytes
+from bagssl_jax.probes.line_search import cross_entropy_derivatives, line_search
+from bagssl_jax.probes.memory import device_bytes
 
 # TF32 (GPU) and bfloat16 (TPU) products would end the descent far from the optimum.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -53,11 +54,9 @@ def fit_softmax(
     - a line search on the logits, which are linear in the step: it costs no product with the
       features, where optax.lbfgs's search (under vmap, both sides of its cond) costs four a trial.
 
-    Memory, in float32: the features once, four arrays [n c] for each l2 that is fitted at a time,
-    and 22 arrays [d c] of L-BFGS's own, likewise; all l2 go at once where that fits into
-    `memory_limit`, else one after another, to the same optima. ImageNet (n = 1.28 million,
-    d = 2048, c = 1000) takes 10.5 + 20.5 + 0.2 GB, one after another: an 80 GB device holds it.
-    An iteration costs two products of 2 n d c operations: 5.2e12 each.
+    In memory are, in float32, the features once, and for each l2 that is fitted at a time four
+    arrays [n c] and L-BFGS's own 22 arrays [d c]; all l2 go at once where that fits into
+    `memory_limit`, else one after another, to the same optima.
 
     Args:
       features: float32 [n d], of mean zero, or the coordinates above are poor.
@@ -111,9 +110,11 @@ def fit_softmax(
             weights, _ = original(parameters)
             change, bias_change = original(direction)
             step = _matmul(features, change) + bias_change[None]
-            derivatives = functools.partial(_derivatives, over_rows, logits, step, labels)
+            derivatives = functools.partial(
+                cross_entropy_derivatives, over_rows, logits, step, labels
+            )
             penalty_slope = l2 * jnp.vdot(weights, change)
-            size = _line_search(derivatives, penalty_slope, l2 * jnp.sum(change**2))
+            size = line_search(derivatives, penalty_slope, l2 * jnp.sum(change**2))
             parameters = optax.tree.add_scale(parameters, size, direction)
             logits = logits + size * step
             return parameters, logits, scaled_gradient(parameters, logits), memory, iteration + 1
@@ -171,48 +172,3 @@ def _sum_over_rows(chunk: int, function: Callable[..., Any], *arrays: jax.Array)
 def _cross_entropies(fresh, logits, labels):
     targets = jax.nn.one_hot(labels, logits.shape[1])
     return jnp.sum(fresh * optax.softmax_cross_entropy(logits, targets))
-
-
-def _derivatives(over_rows, logits, step, labels, size):
-    """Slope and curvature in `size` of the mean cross-entropy of logits + size * step."""
-
-    def of_rows(fresh, logits, step, labels):
-        probabilities = jax.nn.softmax(logits + size * step)
-        mean = (probabilities * step).sum(1, keepdims=True)
-        slopes = ((probabilities - jax.nn.one_hot(labels, step.shape[1])) * step).sum(1)
-        curvatures = (probabilities * (step - mean) ** 2).sum(1)
-        return jnp.sum(fresh * slopes), jnp.sum(fresh * curvatures)
-
-    slope, curvature = over_rows(of_rows, logits, step, labels)
-    return slope / len(logits), curvature / len(logits)
-
-
-def _line_search(derivatives, penalty_slope, penalty_curvature, max_trials=20):
-    """The size of a step that leaves at most a tenth of the objective's slope along it.
-
-    The objective is convex in the size, so Newton's method on the slope inside a bracket finds
-    it, and unlike differences of the objective the slope keeps its precision near the optimum.
-    """
-
-    def penalised(size):
-        slope, curvature = derivatives(size)
-        return slope + penalty_slope + size * penalty_curvature, curvature + penalty_curvature
-
-    first, _ = penalised(0.0)
-
-    def unfinished(state):
-        trial, (_, _, _, slope, _) = state
-        return (jnp.abs(slope) > 0.1 * jnp.abs(first)) & (trial < max_trials)
-
-    def attempt(state):
-        trial, (low, high, size, slope, curvature) = state
-        low, high = jnp.where(slope < 0, size, low), jnp.where(slope < 0, high, size)
-        newton = size - slope / curvature
-        inside = (low < newton) & (newton < jnp.minimum(high, 10 * size))
-        size = jnp.where(inside, newton, jnp.where(jnp.isinf(high), 10 * size, (low + high) / 2))
-        return trial + 1, (low, high, size, *penalised(size))
-
-    state = jax.lax.while_loop(unfinished, attempt, (0, (0.0, jnp.inf, 1.0, *penalised(1.0))))
-    low, _, size, _, _ = state[1]
-    # Out of trials, or a direction that rounding turned uphill: the end that cannot do harm.
-    return jnp.where(unfinished((0, state[1])) | (first >= 0), low * (first < 0), size)

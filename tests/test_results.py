@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from bagssl_jax.evaluation import report
+from bagssl_jax.evaluation.results import accuracy_by_patches, table, write
+from bagssl_jax.runs import Run
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def results():
 
 
 def test_the_table_has_a_line_for_each_view_and_a_column_for_each_probe(results):
-    title, head, *body = report.table(results).splitlines()
+    title, head, *body = table(results).splitlines()
     assert title == 'photos, step 1,200: top-1 on 800 test images, 3,200 to train on'
     columns = ['encoder', 'space', 'view', 'patches', 'of', 'labels']
     assert head.split() == [*columns, 'linear', 'knn']
@@ -46,19 +47,19 @@ def test_the_table_has_a_line_for_each_view_and_a_column_for_each_probe(results)
 def test_measures_without_labels_have_a_column_too(results):
     row = {**results['rows'][0], 'probe': 'rankme', 'top1': None, 'value': 12.5}
     results['rows'].append(row)
-    _, head, *body = report.table(results).splitlines()
+    _, head, *body = table(results).splitlines()
     assert head.split()[-1] == 'rankme'
     assert [line.split()[-1] for line in body if line.startswith('untrained')][-1] == '12.500'
 
 
 def test_results_and_figure_are_written(results, tmp_path):
-    report.write(str(tmp_path), results)
+    write(Run.at(tmp_path), results)
     assert json.loads((tmp_path / 'results.json').read_text()) == results
     assert (tmp_path / 'figures' / 'accuracy_by_patches.png').read_bytes()[:4] == b'\x89PNG'
 
 
 def test_the_figure_draws_every_accuracy(results):
-    [axes] = report.accuracy_by_patches(results).axes
+    [axes] = accuracy_by_patches(results).axes
     curves = {line.get_label(): line for line in axes.get_lines()}
     assert curves['trained, linear'].get_xydata().tolist() == [[1, 51], [16, 71]]
     assert curves['untrained, kNN'].get_ydata() == pytest.approx([20, 40])

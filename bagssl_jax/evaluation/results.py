@@ -1,10 +1,10 @@
-"""What a probe reports: results.json, a printed table, a figure."""
+"""What a probe leaves: results.json, a printed table, a figure."""
 
-import json
-import pathlib
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from bagssl_jax.runs import Run
 
 Results = dict[str, Any]
 STYLES = {  # of the probes that the figure shows
@@ -14,12 +14,10 @@ STYLES = {  # of the probes that the figure shows
 }
 
 
-def write(workdir: str, results: Results) -> None:
-    """Writes results.json and figures/accuracy_by_patches.png into `workdir`."""
-    directory = pathlib.Path(workdir)
-    (directory / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
-    (directory / 'figures').mkdir(exist_ok=True)
-    accuracy_by_patches(results).savefig(directory / 'figures' / 'accuracy_by_patches.png')
+def write(run: Run, results: Results) -> None:
+    """Writes results.json and figures/accuracy_by_patches.png."""
+    run.write_json('results.json', results, indent=1)
+    run.write_figure('accuracy_by_patches', accuracy_by_patches(results))
 
 
 def table(results: Results) -> str:

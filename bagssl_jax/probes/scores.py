@@ -1,11 +1,11 @@
 """Scores of a probe: accuracies, per class too, and how sure a test split can make them."""
 
-import statistics
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 
 class Score(NamedTuple):
@@ -46,16 +46,11 @@ def score(ranks: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, without continuity correction.
 
-    With p = successes / trials and z the normal quantile of (1 + confidence) / 2, its ends are
-    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): inside [0, 1] also for
-    p near 0 or 1, where the usual p +- z sqrt(p (1 - p) / n) fails.
+    It stays inside [0, 1] also for proportions near 0 or 1, where the usual
+    p +- z sqrt(p (1 - p) / n) fails.
     """
-    share = successes / trials
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    center = share + z**2 / (2 * trials)
-    half = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-    low, high = ((center + sign * half) / (1 + z**2 / trials) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    found = scipy.stats.binomtest(successes, trials).proportion_ci(confidence, method='wilson')
+    return float(found.low), float(found.high)
 
 
 def ranks(scores: np.ndarray | jax.Array, labels: np.ndarray | jax.Array) -> np.ndarray | jax.Array:

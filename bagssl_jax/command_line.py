@@ -1,0 +1,241 @@
+"""The command line: a configuration with its overrides, or options of a few types."""
+
+import difflib
+import itertools
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from flax.traverse_util import empty_node, flatten_dict
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from bagssl_jax.defaults import CHOICES, get_config
+from bagssl_jax.errors import InputError
+from bagssl_jax.runs import Run
+
+Option = str | int | tuple[float, ...]
+
+
+def parse(
+    argv: list[str],
+    *,
+    config_file: bool,
+    words: Sequence[str] = (),
+    workdir: bool = True,
+    extra_flags: Sequence[str] = (),
+    settable: Sequence[str] = ('probe', 'data'),
+) -> tuple[Any, ...]:
+    """The configuration with its overrides, locked; the words; the Run; the extra flags.
+
+    Arguments as for `cli.run`.
+
+    Raises:
+      InputError: the command line, or the configuration that it names, is wrong.
+    """
+    first = flags.FlagValues()
+    if workdir:
+        flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=first)
+    if config_file:
+        flags.DEFINE_string('config', '', 'file of the configuration', flag_values=first)
+    for name in extra_flags:
+        flags.DEFINE_string(name, '', 'of this program', flag_values=first)
+    given, argv = _split_words(argv, words)
+    overrides = _parsed(first, argv, known_only=True)
+    if workdir and not first.workdir:
+        raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
+    run = Run.at(first.workdir) if workdir else None
+    config = _read_file(first.config) if config_file else ConfigDict(run.read_config())
+    overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config.to_dict())]
+    _check_keys(overrides[1:], _flat(config.to_dict()), None if config_file else settable)
+
+    second = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
+    defaults = {
+        key: value for key, value in _flat(config.to_dict()).items() if isinstance(value, tuple)
+    }
+    rest = _parsed(second, [_quoted(argument, defaults) for argument in overrides])
+    if rest[1:]:
+        raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
+    tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
+    config.update_from_flattened_dict(tuples)
+    config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
+    return (
+        config.lock(),
+        *given,
+        *([run] if workdir else []),
+        *(first[name].value for name in extra_flags),
+    )
+
+
+def parse_options(
+    argv: list[str], *, words: Sequence[str], options: Mapping[str, Option]
+) -> tuple[list[str], dict[str, Option]]:
+    """The words, and the options by name; arguments as for `cli.run_command`.
+
+    Raises:
+      InputError: the command line is wrong.
+    """
+    given, argv = _split_words(argv, words)
+    values = flags.FlagValues()
+    for name in options:
+        flags.DEFINE_string(name, None, 'of this program', flag_values=values)
+    rest = _parsed(values, argv)
+    if rest[1:]:
+        raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
+    return given, {name: _typed(name, values[name].value, options[name]) for name in options}
+
+
+def _split_words(argv: list[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that follow the program's name, and the command line without them."""
+    given = argv[1 : 1 + len(words)]
+    if len(given) < len(words) or any(word.startswith('-') for word in given):
+        usage = ' '.join(word.upper() for word in words)
+        raise InputError(f'{usage} is missing: it comes first, before the flags')
+    return given, [argv[0], *argv[1 + len(words) :]]
+
+
+def _parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> list[str]:
+    try:
+        return values(argv, known_only=known_only)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(str(error).splitlines()[0]) from None
+
+
+def _read_file(path: str) -> ConfigDict:
+    """The configuration of `FILE.py[:argument]`."""
+    file = pathlib.Path(path.partition(':')[0])
+    if not path or not file.is_file():
+        known = sorted(str(file) for file in pathlib.Path('configs').glob('[!_]*.py'))
+        problem = f'--config={path}: no such file' if path else '--config is missing'
+        raise InputError(f'{problem}; give one of {", ".join(known) or "your configs"}')
+    # A configuration imports its neighbours, wherever the program is started from.
+    sys.path.append(str(file.resolve().parents[1]))
+    values = flags.FlagValues()
+    argv = [sys.argv[0], f'--config={path}']
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except Exception as error:  # whatever a Python file can raise, or absl's report of it
+        message = str(error).strip().splitlines()[-1].removeprefix('bagssl_jax.errors.InputError: ')
+        if 'since the config is locked' in message:  # ml_collections lists all keys that there are
+            message = message.strip('"\'').partition('. Other fields')[0]
+        raise InputError(f'--config={path}: {message}') from None
+    config = values.config
+    if not isinstance(config, ConfigDict):
+        raise InputError(f'--config={path}: its get_config() does not return a ConfigDict')
+    # Of a file that does not start from the defaults, which are locked.
+    found, known = _flat(config.to_dict()), _flat(get_config().to_dict())
+    for key in found:
+        if key not in known:
+            raise InputError(f'--config={path}: {_unknown(key, known)}')
+    for key in known:
+        if key not in found:
+            raise InputError(f'--config={path} lacks {key}: start from bagssl_jax.defaults')
+    return config
+
+
+def _at_chosen_entries(overrides: list[str], config: Mapping[str, Any]) -> list[str]:
+    """--config.encoder.width=4 as --config.encoder.tiny.width=4, where tiny is chosen, and so on.
+
+    What the group has under the name that is given stays, and so does what the entry lacks.
+    """
+    names = {group: config[group]['name'] for group in CHOICES}
+    for argument, following in itertools.zip_longest(overrides, overrides[1:]):
+        flag, is_with_value, value = argument.partition('=')
+        match = re.fullmatch(r'--?config\.(\w+)\.name', flag)
+        if match and match[1] in names:
+            names[match[1]] = value if is_with_value else following
+
+    def placed(argument: str) -> str:
+        match = re.match(r'(--?(?:no)?config\.(\w+)\.)(\w+)(?=$|=)', argument)
+        if not match or match[2] not in names or match[3] in config[match[2]]:
+            return argument
+        group, name = match[2], names[match[2]]
+        entries = [key for key, value in config[group].items() if isinstance(value, dict)]
+        if name not in entries:
+            raise InputError(f'unknown {group} {name!r}: choose from {", ".join(entries)}')
+        if match[3] not in config[group][name]:
+            return argument
+        return f'{match[1]}{name}.{argument[match.start(3) :]}'
+
+    return [placed(argument) for argument in overrides]
+
+
+def _check_keys(
+    overrides: list[str], known: Mapping[str, Any], settable: Sequence[str] | None
+) -> None:
+    """Raises InputError for a key that the configuration lacks, or that is in no settable group."""
+    for argument in overrides:
+        match = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+        if not match:
+            continue
+        key = match[1]
+        if isinstance(known.get(key), dict) or any(name.startswith(f'{key}.') for name in known):
+            raise InputError(f'config.{key} is a group of keys: set one of them')
+        if key not in known:
+            raise InputError(_unknown(key, known))
+        if settable is not None and key.partition('.')[0] not in settable:
+            groups = [f'config.{group}.*' for group in settable]
+            raise InputError(
+                f'config.{key} is what the training had; here only {", ".join(groups[:-1])} and '
+                f'{groups[-1]} can be set'
+            )
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    def likeness(candidate: str) -> tuple[float, float]:
+        pairs = [(candidate, key), (candidate.rpartition('.')[2], key.rpartition('.')[2])]
+        ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs]
+        return max(ratios), sum(ratios)
+
+    return f'unknown key config.{key}: did you mean config.{max(known, key=likeness)}?'
+
+
+def _quoted(argument: str, defaults: Mapping[str, tuple]) -> str:
+    """A flag of a tuple of words with each of them in quotes, without which 1% is no Python."""
+    match = re.fullmatch(r'--?config\.([^=]*)=(.*)', argument)
+    if not match or not isinstance(next(iter(defaults.get(match[1], ())), 0), str):
+        return argument
+    return f'--config.{match[1]}={tuple(_words(match[2]))!r}'
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\s,()\[\]'\"]+", text)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value; an empty group -> {}."""
+    flat = flatten_dict(config, keep_empty_nodes=True, sep='.')
+    return {key: {} if value is empty_node else value for key, value in flat.items()}
+
+
+def _like(default: tuple, items: tuple, key: str) -> tuple:
+    """The items as the type of the default's, exactly; InputError where that cannot be."""
+    kind = type(default[0]) if default else str
+    if kind is str:
+        return tuple(_words(','.join(map(str, items))))
+    if not all(isinstance(item, int | float) and kind(item) == item for item in items):
+        raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
+    if kind is float and len(items) != len(default):  # a range: smallest and largest
+        raise InputError(f'config.{key}={items} must have {len(default)} numbers')
+    return tuple(kind(item) for item in items)
+
+
+def _typed(flag: str, text: str | None, default: Option) -> Option:
+    """The value of a flag, of the type of its default."""
+    if text is None:
+        return default
+    if isinstance(default, str):
+        return os.path.expanduser(text)
+    try:
+        if isinstance(default, int):
+            return int(text)
+        return tuple(float(part) for part in text.split(','))
+    except ValueError:
+        words = 'a whole number' if isinstance(default, int) else 'three numbers, as in 0.5,0.5,0.5'
+        raise InputError(f'--{flag}={text} must be {words}') from None

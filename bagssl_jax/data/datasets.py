@@ -1,0 +1,196 @@
+"""Data sets by name: their splits, each of them opened once."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bagssl_jax.data import pipeline
+from bagssl_jax.data.folder import load_folder
+from bagssl_jax.data.photos import load_photos
+from bagssl_jax.data.prepared import load_prepared
+from bagssl_jax.data.reading import next_readable
+from bagssl_jax.data.sources import ArraySource, Part, Source
+from bagssl_jax.data.views import View
+from bagssl_jax.errors import InputError, UnreadableImage
+
+DECODED_AT_A_TIME = 1000  # images, while all are brought into memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set whose splits are opened when they are asked for.
+
+    Attributes:
+      name: 'photos'; 'folder', image files under `directory`; or the name of a data set prepared
+        in `directory` ('cifar10', 'imagenet_resized/64x64', 'imagenet100').
+      directory: of the files or of the prepared data sets, local or remote; unused by 'photos'.
+      in_memory: whether every image is decoded once and kept; the images of a split must then be
+        of one size.
+    """
+
+    name: str
+    directory: str
+    in_memory: bool
+    _opened: dict[str, 'Images'] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def images(self, split: str) -> 'Images':
+        """The images of a split; asked for again, the same ones, which are not opened again.
+
+        Args:
+          split: in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+test'.
+
+        Raises:
+          InputError: an unknown data set or split, or a directory without one.
+        """
+        if split not in self._opened:
+            title = f'{self.name} {split}'
+            self._opened[split] = Images(title, self._open(split), self.in_memory)
+        return self._opened[split]
+
+    def _open(self, split: str) -> Source:
+        if self.name == 'photos':
+            return load_photos(split)
+        if self.name == 'folder':
+            return load_folder(self.directory, split)
+        return load_prepared(self.name, split, self.directory)
+
+
+def open_dataset(data: Mapping[str, Any]) -> Dataset:
+    """The data set that a configuration's `data` names; nothing of it is read yet."""
+    return Dataset(data['name'], data['dir'], data['in_memory'])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """The images of one split, opened once.
+
+    Attributes:
+      title: the data set's name and the split, 'cifar10 train'.
+      stored: the images where they lie.
+      in_memory: whether they are decoded once, at their first use, and kept.
+    """
+
+    title: str
+    stored: Source
+    in_memory: bool
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels stand for, from 0 up; () where no image has a label."""
+        return self.stored.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the images or labels do, as far as can be told without reading them all."""
+        return self.stored.fingerprint
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(height, width) of every image; None where they may differ.
+
+        Raises:
+          InputError: as for `source`, which tells where what is stored does not.
+        """
+        return self.stored.image_shape or self.source.image_shape
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """What to read the images from: `stored`, or from the first use on the decoded images.
+
+        Raises:
+          InputError: the images do not fit into memory, are of several sizes, or one of them
+            cannot be read.
+        """
+        if not self.in_memory or self.stored.in_memory:
+            return self.stored
+        return _decoded(self.stored, self.title)
+
+    def name(self, index: int) -> str:
+        """What to call an image: its file, or its number."""
+        return self.stored.name(index)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run writes down of its data, as JSON: how many images, of which classes."""
+        return {
+            'images': len(self),
+            'classes': list(self.class_names),
+            'fingerprint': self.fingerprint,
+        }
+
+    def first(self) -> np.ndarray:
+        """The first image that can be read: uint8 [h w c].
+
+        Raises:
+          UnreadableImage: none of the first hundred can.
+        """
+        return next_readable(self.stored, 0, min_side=0)[0]
+
+    def example_shape(self) -> tuple[int, int]:
+        """(height, width) of every image, or where they may differ of the first that can be read.
+
+        Raises:
+          InputError: as for `image_shape` and `first`.
+        """
+        return self.image_shape or self.first().shape[:2]
+
+    def part(self, count: int, *, seed: int) -> 'Images':
+        """So many of the images, drawn at random, in their order; all where there are fewer."""
+        return dataclasses.replace(self, stored=Part(self.stored, count, seed=seed))
+
+    def bags(
+        self,
+        view: View,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        on_error: str = 'stop',
+        numbers: np.ndarray | None = None,
+    ) -> Iterator[pipeline.Bags]:
+        """Every image's bag once: `pipeline.bag_batches` of these images."""
+        return pipeline.bag_batches(
+            self.source,
+            view,
+            batch_size=batch_size,
+            workers=workers,
+            on_error=on_error,
+            numbers=numbers,
+        )
+
+
+def _decoded(source: Source, title: str) -> ArraySource:
+    """All images of a source in one array; InputError where they do not fit into one."""
+    first = source.read(np.array([0])).images[0]
+    needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
+            'memory that are free: give data.in_memory=False'
+        )
+    images = np.empty((len(source), *first.shape), np.uint8)
+    labels = np.empty(len(source), np.int64)
+    for start in range(0, len(source), DECODED_AT_A_TIME):
+        numbers = np.arange(start, min(start + DECODED_AT_A_TIME, len(source)))
+        try:
+            records = source.read(numbers)
+        except UnreadableImage as error:
+            raise InputError(
+                f'{error}. With data.in_memory=False, data.on_error=skip leaves such images out'
+            ) from None
+        for i, image in zip(numbers.tolist(), records.images, strict=True):
+            if image.shape != first.shape:
+                raise InputError(
+                    f'{title} has images of several sizes, {first.shape} and {image.shape}: it '
+                    'needs data.in_memory=False, and patches.resize'
+                )
+            images[i] = image
+        labels[numbers] = records.labels
+    return ArraySource(images, labels, source.class_names, source.fingerprint, title)

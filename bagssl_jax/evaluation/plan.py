@@ -1,0 +1,139 @@
+"""What a probe will do, known before it begins."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bagssl_jax.data.datasets import Dataset, Images
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.data.views import Center, View, Whole
+from bagssl_jax.embedding.bags import Layout, grid_layout, random_layout, single_layout
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.settings import check_settings
+from bagssl_jax.parallel import make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One way over the images, in which every patch is embedded once.
+
+    Attributes:
+      view: its name: 'bag', 'center' or 'whole'.
+      layout: what is cut and represented.
+      batch_size: images at a time.
+      chunk: patches a forward pass.
+      about: what the rows of results.json say of it.
+    """
+
+    view: str
+    layout: Layout
+    batch_size: int
+    chunk: int
+    about: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a probe will do; that it can be done is known.
+
+    Attributes:
+      dataset: whose images are embedded.
+      train: images that the probes learn from.
+      test: images that they are scored on.
+      passes: over the images, one after the other.
+      spaces: of the embeddings: 'h', 'hidden1', ..., 'z'.
+      flip: whether mirrored patches are averaged in.
+      probes: names of `scoring.PROBES`, with the settings of each.
+      labels: parts of the training split, such as 'all' or '1%'.
+      seed: of the labels that are drawn, and of the probes.
+      workers: processes that read and cut.
+      on_error: 'stop' at an unreadable image, or 'skip' it.
+    """
+
+    dataset: Dataset
+    train: Images
+    test: Images
+    passes: tuple[Pass, ...]
+    spaces: tuple[str, ...]
+    flip: bool
+    probes: Mapping[str, Mapping[str, Any]]
+    labels: tuple[str, ...]
+    seed: int
+    workers: int
+    on_error: str
+
+
+def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
+    """Checks the settings, opens the splits, and lays out the passes; embeds nothing.
+
+    Raises:
+      InputError: the configuration cannot be carried out.
+    """
+    check_settings(config)
+    probe = config.probe
+    train = _labelled(dataset, probe.train_split or config.data.train_split)
+    test = _labelled(dataset, config.data.test_split)
+    return Plan(
+        dataset=dataset,
+        train=train,
+        test=test,
+        passes=_passes(config, train),
+        spaces=tuple(probe.spaces),
+        flip=probe.flip,
+        probes={name: probe[name].to_dict() for name in probe.probes},
+        labels=tuple(probe.labels),
+        seed=probe.seed,
+        workers=config.data.workers,
+        on_error=config.data.on_error,
+    )
+
+
+def _labelled(dataset: Dataset, split: str) -> Images:
+    images = dataset.images(split)
+    if not images.class_names:
+        raise InputError(
+            f'{dataset.name} {split} has no labels for a probe to learn: give '
+            'probe.train_split and data.test_split, or train with probe.after_training=False'
+        )
+    return images
+
+
+def _passes(config: ConfigDict, images: Images) -> tuple[Pass, ...]:
+    probe, geometry = config.probe, _probed_geometry(config)
+    geometry.check(images.image_shape)
+    side = geometry.side(*images.example_shape())
+    shape = images.image_shape or (probe.whole_size, probe.whole_size)
+    patches = {'patches': probe.batch_size, 'side': geometry.resize or side}
+    passes = {
+        'bag': lambda: _bag_pass(probe, geometry, config.seed),
+        'whole': lambda: _single_pass('whole', Whole(*shape), shape, **patches),
+        'center': lambda: _single_pass('center', Center(*shape), shape, **patches),
+    }
+    return tuple(passes[view]() for view in probe.views)
+
+
+def _probed_geometry(config: Mapping[str, Any]) -> PatchGeometry:
+    """The patches that are probed: those of the training, or the probe's own."""
+    probe, patches = config['probe'], config['patches']
+    own = probe if probe['size'] or probe['scale'] else patches
+    return PatchGeometry(own['size'], own['scale'], probe['resize'] or patches['resize'])
+
+
+def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int) -> Pass:
+    if probe['positions'] == 'grid':
+        layout = grid_layout(geometry, probe['patches'], probe['aggregations'])
+    else:
+        layout = random_layout(geometry, probe['patches'], probe['aggregations'], seed=seed)
+    chunk = probe['batch_size']
+    about = {'positions': probe['positions'], 'patch': dataclasses.asdict(geometry)}
+    return Pass('bag', layout, max(1, chunk // layout.count), chunk, about)
+
+
+def _single_pass(name: str, view: View, shape: tuple[int, int], *, patches: int, side: int) -> Pass:
+    """A pass over images of a shape, with as many pixels a forward pass as so many patches have."""
+    pixels, devices = patches * side**2, make_mesh().size
+    chunk = math.ceil(pixels / math.prod(shape) / devices) * devices
+    return Pass(name, single_layout(view), chunk, chunk, {'positions': None, 'patch': None})

@@ -1,0 +1,1 @@
+"""Probes of frozen features, as pure functions: arrays in, numbers out."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
 
 _INSTRUCTION = re.compile(
-    rf'= (?P<shapes>.*?) (?P<kind>{"|".join(KINDS)})(?P<part>-start|-done)?\('
+    rf'= (?P<shapes>\(.*?\)|\S+) (?P<kind>{"|".join(KINDS)})(?P<part>-start|-done)?\('
 )
 _SHAPE = re.compile(r'\b(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<sides>[\d,]*)\]')
 _GROUP = re.compile(r'replica_groups=(?:\{\{(?P<members>[\d,]+)\}|\[\d+,(?P<size>\d+)\])')

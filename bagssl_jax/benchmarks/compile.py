@@ -43,10 +43,10 @@ def run(config: ConfigDict) -> None:
     also 'gradient_bytes', and 'collective_ratio', all collectives' bytes over these.
 
     Where the peaks of the device are known, 'seconds_by' operations, bytes and links, each at its
-    peak; 'least_seconds', the most of these, and which it is, 'bound_by'; the 'images_per_s' or,
-    of 'forward', 'patches_per_s' of that, over all devices. Of 'train_step', where also the number
-    of images is known, 'chip_hours', of the whole training at 40% of the peak operations. These
-    are worked out, not measured.
+    peak; 'least_seconds', the most of these, and which it is, 'bound_by'; 'most_images_per_s' or,
+    of 'forward', 'most_patches_per_s' that this allows, over all devices. Of 'train_step', where
+    also the number of images is known, 'chip_hours', of the whole training at 40% of the peak
+    operations. These are worked out, not measured.
 
     Raises:
       InputError: the configuration cannot be carried out or does not fit into memory, or the
@@ -204,7 +204,7 @@ def _bounds(row: Mapping[str, Any], work: Work, mesh: Mesh, peaks: Peaks) -> dic
         'seconds_by': seconds,
         'bound_by': bound,
         'least_seconds': seconds[bound],
-        f'{work.unit}_per_s': work.count / seconds[bound],
+        f'most_{work.unit}_per_s': work.count / seconds[bound],
     }
 
 

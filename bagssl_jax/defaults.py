@@ -171,6 +171,9 @@ def get_config() -> ConfigDict:
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
     benchmark.data.seconds = 3.0  # that each stage is measured for, at least
+    benchmark.compile = ConfigDict()
+    benchmark.compile.topology = 'here'  # of a TPU slice that is not there: 'v5e:2x4'
+    benchmark.compile.stages = ('train_step', 'forward')  # and 'spread_step'
     return config.lock()
 
 

@@ -84,5 +84,5 @@ def memory_shortage(needed: float, available: float) -> str:
 _UNITS = {'M': 2**20, 'G': 2**30}
 _LESS = (
     'fewer images or patches at a time (data.batch_size, patches.count; probe.batch_size for '
-    'embeddings), encoder.dtype=bfloat16, or more devices, need less'
+    'embeddings), encoder.remat=norms, encoder.dtype=bfloat16, or more devices, need less'
 )

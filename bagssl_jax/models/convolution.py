@@ -107,12 +107,13 @@ def _input_gradient(weights, dy, stride, shape):
         return [(i, twice // 2) for i, twice in reached if twice % 2 == 0]
 
     def of_phase(y, x):
-        total = jnp.zeros((n, rows, columns, channels), dy.dtype)
+        total = jnp.zeros((n, rows, columns, channels), jnp.float32)
         for i, down in taps(y):
             for j, right in taps(x):
                 part = dy[:, down : down + rows, right : right + columns]
-                total = total + part @ weights[i, j].T
-        return total
+                tap = weights[i, j].T
+                total = total + jnp.matmul(part, tap, preferred_element_type=jnp.float32)
+        return total.astype(dy.dtype)
 
     phases = [jnp.stack([of_phase(y, x) for x in (0, 1)], axis=3) for y in (0, 1)]
     dx = jnp.stack(phases, axis=2)  # [n h' 2 w' 2 c]

@@ -67,7 +67,7 @@ def vicreg(
         variances = sum_over(jnp.sum(centered**2, axis=0), axis_name) / (images - 1)
         centered = exchanged(centered, axis_name, axis=2)  # -> [b p k/devices]
     products = jnp.einsum(PRODUCTS[form], centered, centered)
-    covariances = sum_symmetric(products, axis_name) / (images - 1)  # [p k k] or [p b b]
+    covariances = sum_symmetric(products, axis_name) / (images - 1)  # [p k k], or Gram [p b b]
     if form == 'covariance':
         variances = jnp.diagonal(covariances, axis1=1, axis2=2)  # [p k]
     variance = jnp.mean(jax.nn.relu(1 - jnp.sqrt(variances + 1e-4)))

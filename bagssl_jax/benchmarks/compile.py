@@ -92,6 +92,11 @@ def _devices(topology: str) -> list[jax.Device]:
     try:
         return topologies.get_topology_desc(topology_name=topology, platform='tpu').devices
     except jax.errors.JaxRuntimeError as error:
+        if 'lockfile' in str(error):
+            raise InputError(
+                f"--topology={topology}: another process has the TPU's compiler, which serves one "
+                'at a time: wait for it; if there is none, delete /tmp/libtpu_lockfile'
+            ) from None
         raise InputError(
             f'--topology={topology}: {str(error).splitlines()[0]}; give here, or one such as '
             'v4:2x2x2, v5e:2x4, v5p:2x2x2 or v6e:2x4'
@@ -167,9 +172,10 @@ def _compiled(
         raise
     seconds = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # A CPU's peak lacks the temporaries.
-    peak = max(memory.peak_memory_in_bytes, held + memory.temp_size_in_bytes)
+    peak = memory.peak_memory_in_bytes
+    if kind == 'cpu':  # whose peak lacks the temporaries
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     if peaks and peak > peaks.memory:
         shortage = memory_shortage(peak, peaks.memory)
         raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}')

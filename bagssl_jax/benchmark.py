@@ -1,13 +1,26 @@
 """Measures how fast a configuration's parts run here. Prints one JSON object a line.
 
     python -m bagssl_jax.benchmark data --config=configs/NAME.py[:ARGUMENT] [--config.KEY=VALUE ...]
+    python -m bagssl_jax.benchmark compile --topology=v5e:2x4 --config=...
 
 `data`: the input pipeline, stage by stage and end to end, beside the training step and a Pillow
 pipeline that makes one patch at a time.
+
+`compile`: what the compiler says of the training step and the frozen encoder: memory, operations,
+what is sent between devices, and what follows from them for time and cost. With --topology for a
+TPU slice that is not there (v4:2x2x2, v5e:16x16, v5p:4x4x4, v6e:2x4), else for the devices at hand.
+It takes no data and makes no parameters.
 """
 
 from bagssl_jax import cli
 from bagssl_jax.benchmarks import benchmark
 
 if __name__ == '__main__':
-    cli.run(benchmark, __doc__, config_file=True, words=('what',), workdir=False)
+    cli.run(
+        benchmark,
+        __doc__,
+        config_file=True,
+        words=('what',),
+        workdir=False,
+        extra_flags=('topology',),
+    )

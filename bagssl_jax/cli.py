@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from bagssl_jax.command_line import Option, parse, parse_options
-from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted
+from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted, out_of_memory
 
 
 def run(
@@ -95,4 +95,9 @@ def _status_of(start: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
+    except Exception as error:
+        if not (shortage := out_of_memory(error)):
+            raise
+        print(f'error: {shortage}', file=sys.stderr)
+        return 2
     return 0

@@ -76,6 +76,9 @@ def get_config() -> ConfigDict:
         resnet.width = 64  # channels of the first stage; h is 8 (resnet50: 32) times as wide
         resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
+        # What the backward pass computes again, to save memory: 'none', 'norms' (in blocks, all
+        # but the convolutions), 'blocks' (in blocks, everything)
+        resnet.remat = 'none'
     encoder.tiny = tiny = ConfigDict()
     tiny.width = 64  # channels of the first convolution; h is 8 times as wide
 
@@ -168,6 +171,9 @@ def get_config() -> ConfigDict:
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
     benchmark.data.seconds = 3.0  # that each stage is measured for, at least
+    benchmark.compile = ConfigDict()
+    benchmark.compile.topology = 'here'  # of a TPU slice that is not there: 'v5e:2x4'
+    benchmark.compile.stages = ('train_step', 'forward')  # and 'spread_step'
     return config.lock()
 
 

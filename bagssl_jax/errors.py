@@ -1,5 +1,6 @@
 """How a program ends early for a reason that needs no traceback."""
 
+import re
 import signal
 
 
@@ -55,3 +56,33 @@ class Interrupted(Exception):
             'command goes on from there'
         )
         self.number = number
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """One line for XLA's or Python's error that memory ran out; None for any other error."""
+    text = str(error)
+    if not text.startswith('RESOURCE_EXHAUSTED') and not isinstance(error, MemoryError):
+        return None
+    # The TPU's compiler: 'Used 17.50G of 15.75G hbm', '(17.50G) exceeds available HBM (15.75G)'.
+    sizes = [float(number) * _UNITS[unit] for number, unit in re.findall(r'([\d.]+)([MG])\b', text)]
+    if len(sizes) >= 2 and sizes[0] > sizes[1]:
+        return memory_shortage(*sizes[:2])
+    asked = re.search(r'allocat\w* (\d+) bytes', text)
+    what = f', asked for {int(asked[1]) / 2**30:.2f} GiB at once' if asked else ''
+    return f'out of memory{what}: {_LESS}'
+
+
+def memory_shortage(needed: float, available: float) -> str:
+    """One line that says how many of the bytes that are needed are missing, and what helps."""
+    needed, available = needed / 2**30, available / 2**30
+    return (
+        f'{needed:.2f} GiB of memory are needed, {needed - available:.2f} more than the '
+        f'{available:.2f} of a device: {_LESS}'
+    )
+
+
+_UNITS = {'M': 2**20, 'G': 2**30}
+_LESS = (
+    'fewer images or patches at a time (data.batch_size, patches.count; probe.batch_size for '
+    'embeddings), encoder.remat=norms, encoder.dtype=bfloat16, or more devices, need less'
+)

@@ -102,7 +102,8 @@ class Run:
         if self.read_json('config.json') is not None:
             new, old = _flat(over_defaults(config)), _flat(self.read_config())
             for key in [*new, *(key for key in old if key not in new)]:
-                if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS):
+                is_free = key.startswith(FREE_KEYS) or key.endswith('.remat')
+                if old.get(key) != new.get(key) and not is_free:
                     raise InputError(
                         f'{self} holds a run with {key}={old.get(key)}, not {new.get(key)}: '
                         'give another --workdir, or the configuration of that run'

@@ -64,6 +64,7 @@ def _resnet(config: ConfigDict) -> None:
     config.augment.blur = 0.1
     config.augment.solarize = 0.1
     config.encoder.name = 'resnet18'
+    config.encoder.resnet18.remat = 'norms'  # 2,000 patches a step
     config.optimizer.name = 'lars'
     config.optimizer.learning_rate = 0.3 * 256 / 100  # 0.3 at 100 images a step
     config.optimizer.lars.trust_coefficient = 0.005

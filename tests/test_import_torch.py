@@ -169,7 +169,12 @@ def test_an_import_is_a_run_like_any_other(imported):
         ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
     )
     encoder = config.encoder.to_dict()
-    assert encoder['resnet18'] == {'width': 4, 'stem': 'imagenet', 'zero_init_last': False}
+    assert encoder['resnet18'] == {
+        'width': 4,
+        'stem': 'imagenet',
+        'zero_init_last': False,
+        'remat': 'none',
+    }
     shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD}
     assert {key: encoder[key] for key in shared} == shared
     assert encoder.keys() - shared.keys() == ENCODERS.keys()

@@ -270,6 +270,7 @@ def test_a_key_of_the_chosen_entry_needs_no_name(shrunk):
         'width': 4,
         'stem': 'imagenet',
         'zero_init_last': True,
+        'remat': 'none',
     }
     assert config.encoder.tiny.width == 16
     config = shrunk('--config.encoder.name', 'resnet34', '--config.encoder.stem', 'imagenet')

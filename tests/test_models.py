@@ -1,8 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
 from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
@@ -13,8 +15,10 @@ from bagssl_jax.models import (
     make_networks,
     make_projector,
 )
-from bagssl_jax.models.layers import Conv, convolve_by_xla
+from bagssl_jax.models.convolution import convolve, convolve_by_xla
+from bagssl_jax.models.layers import Conv
 from bagssl_jax.models.resnet import ResNet, Tiny
+from bagssl_jax.parallel import DATA_AXIS, make_mesh
 
 PLAIN = {'width': 64, 'stem': 'imagenet', 'zero_init_last': False}
 
@@ -61,13 +65,68 @@ def test_shapes(name, stem, size, map_shape):
 
 @pytest.mark.parametrize('kernel', [1, 3, 7])
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('size', [7, 8])
-def test_convolution_equals_xla(kernel, stride, size):
-    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
-    layer = Conv(5, kernel, stride, train=True)
-    variables = layer.init(jax.random.key(1), x)
-    expected = convolve_by_xla(x, variables['params']['kernel'], stride)
-    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize('size', [(7, 8), (8, 7)])
+def test_convolution_and_its_gradients_equal_xla(kernel, stride, size):
+    x = jax.random.normal(jax.random.key(0), (6, *size, 3))
+    layer = Conv(5, kernel, stride)
+    kernels = layer.init(jax.random.key(1), x)['params']['kernel']
+
+    def loss(convolve, x, kernels):
+        y = convolve(x, kernels, stride)
+        return jnp.sum(jnp.sin(y)), y
+
+    def of(convolve):
+        return jax.value_and_grad(loss, argnums=(1, 2), has_aux=True)(convolve, x, kernels)
+
+    found, expected = of(convolve), of(convolve_by_xla)
+    assert found[0][1].shape == (6, -(-size[0] // stride), -(-size[1] // stride), 5)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(layer.apply({'params': {'kernel': kernels}}, x), found[0][1])
+
+
+def test_the_gradient_is_written_for_the_platform_that_it_is_lowered_for():
+    """Traced here, on a CPU host: matrix products in a CPU's program, convolutions in a TPU's."""
+    x, kernels = jnp.zeros((4, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.sum(convolve(x, w, 2)), argnums=(0, 1)))
+    traced = gradient.trace(kernels, x)
+    texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ('cpu', 'tpu')}
+    assert {p: text.count('dot_general') > 0 for p, text in texts.items()} == {
+        'cpu': True,
+        'tpu': False,
+    }
+    assert 'stablehlo.while' not in texts['tpu']
+
+
+@pytest.mark.parametrize('bottleneck', [False, True])
+def test_what_is_computed_again_changes_memory_alone(bottleneck):
+    x = jax.random.uniform(jax.random.key(0), (64, 16, 16, 3))
+    keep = ResNet(stages=(2, 2), bottleneck=bottleneck, width=8)
+    variables = jax.jit(lambda key: keep.init(key, x, train=False))(jax.random.key(1))
+
+    def compiled(remat):
+        encoder = keep.clone(remat=remat)
+
+        def loss(params, x):
+            own = {**variables, 'params': params}
+            (h, _), updates = encoder.apply(own, x, train=True, mutable=['batch_stats'])
+            return jax.lax.pmean(jnp.sum(jnp.sin(h)), DATA_AXIS), updates
+
+        def gradient(params, x):
+            params = jax.lax.pcast(params, DATA_AXIS, to='varying')
+            (value, updates), grads = jax.value_and_grad(loss, has_aux=True)(params, x)
+            return value, updates, jax.lax.psum(grads, DATA_AXIS)
+
+        specs = {'in_specs': (P(), P(DATA_AXIS)), 'out_specs': P()}
+        sharded = jax.shard_map(gradient, mesh=make_mesh(jax.devices()[:1]), **specs)
+        return jax.jit(sharded).lower(variables['params'], x).compile()
+
+    programs = {remat: compiled(remat) for remat in ('none', 'norms', 'blocks')}
+    expected = programs['none'](variables['params'], x)
+    memory = {remat: p.memory_analysis().temp_size_in_bytes for remat, p in programs.items()}
+    for remat in ('norms', 'blocks'):
+        found = programs[remat](variables['params'], x)
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert memory[remat] < 0.95 * memory['none']
 
 
 def test_zero_initialised_blocks_start_as_the_identity():
@@ -115,6 +174,7 @@ def test_fresh_variables_depend_on_the_seed_alone():
         ('stem', 'cfar', 'cfar.*cifar, imagenet'),
         ('dtype', 'float16', 'float16.*float32, bfloat16'),
         ('width', 0, 'encoder.width=0'),
+        ('remat', 'all', "encoder.remat 'all': choose from none, norms, blocks"),
     ],
 )
 def test_unknown_choices_list_the_known(key, value, message):

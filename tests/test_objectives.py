@@ -11,8 +11,9 @@ from objective_references import REFERENCES
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.objectives import OBJECTIVES, make_objective
-from bagssl_jax.objectives.barlow import barlow
+from bagssl_jax.objectives.barlow import barlow, cheaper_form
 from bagssl_jax.objectives.byol import byol
+from bagssl_jax.objectives.products import scatter_symmetric, smaller_form, sum_symmetric
 from bagssl_jax.objectives.simclr import simclr
 from bagssl_jax.objectives.spectral import (
     cooccurrence,
@@ -20,7 +21,7 @@ from bagssl_jax.objectives.spectral import (
     spectral,
     spectral_discrete,
 )
-from bagssl_jax.objectives.tcr import tcr
+from bagssl_jax.objectives.tcr import sends_projections, tcr
 from bagssl_jax.objectives.vicreg import vicreg
 from bagssl_jax.parallel import DATA_AXIS, make_mesh
 from bagssl_jax.training.collapse import spread
@@ -233,35 +234,135 @@ def test_pulling_patches_apart_costs(name):
     assert values[0] < values[1]
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_sharded_loss_and_gradients_equal_the_unsharded(name):
-    inputs = random_arguments(name, 3)
-    (loss, _), gradient = evaluate(name)(*inputs)
-
-    objective = functools.partial(make_objective(name, {}).loss, axis_name=DATA_AXIS)
+def over_eight_devices(loss, inputs=1):
+    """(matrix [k k], z of all devices, ...) -> loss of z times the matrix, gradients by both."""
     mesh = make_mesh()
     assert mesh.size == 8
 
     # As a training step does it: differentiated inside, by parameters that all devices share.
     def shares(matrix, first, *rest):
         def loss_fn(matrix, first):
-            return objective(jnp.einsum('bpk,kl->bpl', first, matrix), *rest)[0]
+            return loss(jnp.einsum('bpk,kl->bpl', first, matrix), *rest, axis_name=DATA_AXIS)[0]
 
         return jax.value_and_grad(loss_fn, argnums=(0, 1))(matrix, first)
 
-    sharded = jax.jit(
+    return jax.jit(
         jax.shard_map(
             shares,
             mesh=mesh,
-            in_specs=(P(), *(P(DATA_AXIS) for _ in inputs)),
+            in_specs=(P(), *(P(DATA_AXIS) for _ in range(inputs))),
             out_specs=(P(), (P(), P(DATA_AXIS))),
         )
     )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_sharded_loss_and_gradients_equal_the_unsharded(name):
+    inputs = random_arguments(name, 3)
+    (loss, _), gradient = evaluate(name)(*inputs)
+
+    sharded = over_eight_devices(make_objective(name, {}).loss, len(inputs))
     loss_8, (matrix_gradient_8, gradient_8) = sharded(jnp.eye(6), *inputs)
     matrix_gradient = np.einsum('bpk,bpl->kl', inputs[0], gradient)
     np.testing.assert_allclose(loss_8, loss, rtol=1e-5)
     for ours, theirs in ((gradient_8, gradient), (matrix_gradient_8, matrix_gradient)):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * abs(theirs).max())
+
+
+# Objectives with two forms, by the shapes that choose one.
+FORMED = ['barlow', 'tcr', 'vicreg']
+FEW, MANY = {'images': 8, 'width': 21}, {'images': 32, 'width': 6}
+
+
+@pytest.mark.parametrize('sizes', [FEW, MANY], ids=['few images', 'many images'])
+@pytest.mark.parametrize('patches', [2, 3, 8])
+@pytest.mark.parametrize('form', ['gram', 'covariance'])
+@pytest.mark.parametrize('name', FORMED)
+def test_both_forms_equal_the_reference_on_one_and_eight_devices(name, form, patches, sizes):
+    z = random_bags(patches, **sizes)
+    loss = make_objective(name, {'form': form}).loss
+    (value, terms), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(z)
+    expected, expected_terms = REFERENCES[name](z.astype(np.float64))
+    np.testing.assert_allclose(value, expected, rtol=2.9e-6)
+    for term, expected_term in expected_terms.items():
+        # Hinges near zero have the rounding of the deviations in them.
+        np.testing.assert_allclose(terms[term], expected_term, rtol=1e-5, atol=3e-7)
+    # Central differences in float64, along random directions.
+    for direction in np.random.default_rng(1).normal(size=(3, *z.shape)):
+        there, back = (REFERENCES[name](z + move * direction)[0] for move in (1e-6, -1e-6))
+        along, size = np.sum(gradient * direction), np.linalg.norm(gradient)
+        np.testing.assert_allclose(along, (there - back) / 2e-6, rtol=0, atol=3e-5 * size)
+
+    matrix = np.eye(sizes['width'], dtype=np.float32)
+    value_8, (matrix_gradient_8, gradient_8) = over_eight_devices(loss)(matrix, z)
+    np.testing.assert_allclose(value_8, expected, rtol=2.9e-6)
+    matrix_gradient = np.einsum('bpk,bpl->kl', z, gradient)
+    for ours, theirs in ((gradient_8, gradient), (matrix_gradient_8, matrix_gradient)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * abs(theirs).max())
+
+
+@pytest.mark.parametrize('kind', COLLAPSED)
+@pytest.mark.parametrize('name', FORMED)
+def test_collapsed_input_has_the_same_loss_in_both_forms(name, kind):
+    z = agreeing_bags(kind)
+    losses = []
+    for form in ('gram', 'covariance'):
+        loss = jax.value_and_grad(lambda z, f=form: make_objective(name, {'form': f}).loss(z)[0])
+        value, gradient = jax.jit(loss)(z)
+        assert np.isfinite(gradient).all()
+        losses.append(value)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_the_form_follows_from_the_shapes():
+    # EMP-SSL's batch on one machine; many images and a narrow projection.
+    assert smaller_form(100, 1024) == 'gram'
+    assert smaller_form(4096, 64) == 'covariance'
+    # The authors' Barlow Twins and VICReg; two patches, whose one matrix is cheaper than two;
+    # many patches of more images than dimensions.
+    assert smaller_form(2048, 8192) == cheaper_form(2048, 2, 8192) == 'gram'
+    assert cheaper_form(2048, 2, 4096) == 'covariance'
+    assert cheaper_form(2048, 20, 4096) == 'gram'
+    assert cheaper_form(2048, 20, 1024) == 'covariance'
+
+
+@pytest.mark.parametrize('name', FORMED)
+@pytest.mark.parametrize('sizes', [FEW, MANY], ids=['few images', 'many images'])
+def test_the_form_by_shape_is_taken_unless_one_is_given(name, sizes):
+    z = random_bags(3, **sizes)
+    chosen = 'gram' if sizes is FEW else 'covariance'
+    other = 'covariance' if sizes is FEW else 'gram'
+    loss, gram, covariance = (
+        jax.make_jaxpr(make_objective(name, settings).loss)(z)
+        for settings in ({}, {'form': chosen}, {'form': other})
+    )
+    assert str(loss) == str(gram) != str(covariance)
+
+
+def test_projections_are_sent_where_they_are_less_than_products():
+    assert sends_projections(800, 20, 1024, 8)  # 24 * 100 * 1024 against 24 * 1024^2 / 2 floats
+    assert not sends_projections(8 * 513, 20, 1024, 8)
+    # More devices than patches: 256 * 100 * 1024 against 20 * 1024^2 / 2.
+    assert not sends_projections(256 * 100, 20, 1024, 256)
+    assert sends_projections(256 * 40, 20, 1024, 256)
+
+
+@pytest.mark.parametrize('size', [5, 6])
+def test_symmetric_matrices_are_summed_over_devices(size):
+    x = np.random.default_rng(0).normal(size=(8, 10, size, size)).astype(np.float32)
+    x = x + np.swapaxes(x, 2, 3)
+    summed, scattered = jax.jit(
+        jax.shard_map(
+            lambda x: (sum_symmetric(x[0], DATA_AXIS), scatter_symmetric(x[0], DATA_AXIS)),
+            mesh=make_mesh(),
+            in_specs=P(DATA_AXIS),
+            out_specs=(P(), P(DATA_AXIS)),
+        )
+    )(x)
+    np.testing.assert_allclose(summed, x.sum(axis=0), rtol=1e-5, atol=1e-5)
+    assert scattered.shape == (16, size, size)
+    np.testing.assert_allclose(scattered[:10], summed, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(scattered[10:], 0)
 
 
 def largest_array(function, *inputs):
@@ -288,7 +389,8 @@ def test_no_device_holds_the_similarities_of_all_patches(name):
         assert largest_array(sharded, z) == all_pairs / devices
         assert largest_array(jax.value_and_grad(lambda z: loss(z)[0]), z) == all_pairs
     else:
-        assert largest_array(sharded, z) == patches * width**2
+        # The projections that a device has: its images' before the exchange, its patches' after.
+        assert largest_array(sharded, z) == z.size // devices
 
 
 def test_barlow_holds_one_correlation_matrix_at_a_time():

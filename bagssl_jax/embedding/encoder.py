@@ -172,7 +172,7 @@ class FrozenEncoder:
         shape = bags.shape[:2]
         patches = bags.reshape(-1, *bags.shape[2:])  # [b p h w c] -> [n h w c]
         run = functools.partial(
-            _embed, self.networks, self.variables, spaces=tuple(spaces), flip=flip
+            embed_chunk, self.networks, self.variables, spaces=tuple(spaces), flip=flip
         )
         parts = [
             run(jax.device_put(part, batch_sharded(self.mesh)))
@@ -243,7 +243,7 @@ class FrozenEncoder:
 
 
 @functools.partial(jax.jit, static_argnames=('networks', 'spaces', 'flip'))
-def _embed(
+def embed_chunk(
     networks: Networks,
     variables: Variables,
     patches: jax.Array,
@@ -251,7 +251,7 @@ def _embed(
     spaces: tuple[str, ...],
     flip: bool,
 ) -> Spaces:
-    """uint8 [n h w 3] -> space -> float32 [n d]."""
+    """What `FrozenEncoder` runs on its devices: uint8 [n h w 3] -> space -> float32 [n d]."""
 
     def wanted(pixels: jax.Array) -> Spaces:
         found = forward(networks, variables, pixels)

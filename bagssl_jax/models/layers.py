@@ -1,4 +1,4 @@
-"""Layers that encoders share: a convolution that is fast on every backend, and normalisation."""
+"""Layers that encoders share."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
+from bagssl_jax.models.convolution import convolve
 from bagssl_jax.parallel import DATA_AXIS
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -20,14 +22,12 @@ class Conv(nn.Module):
       features: output channels.
       kernel: side of the kernel in pixels.
       stride: step in pixels.
-      train: whether gradients are wanted; they choose how a CPU computes it.
       dtype: of the computation.
     """
 
     features: int
     kernel: int
     stride: int
-    train: bool
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -35,45 +35,8 @@ class Conv(nn.Module):
         """[n h w c] -> [n ceil(h/stride) ceil(w/stride) features]."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         weights = self.param('kernel', he_normal, shape, jnp.float32)
-        # On CPUs, the gradients of XLA's convolution are twice as slow as those of a matrix
-        # product, but the convolution alone is faster.
-        as_product = self.train and jax.default_backend() == 'cpu'
-        convolve = _convolve_as_product if as_product else convolve_by_xla
-        return convolve(x.astype(self.dtype), weights.astype(self.dtype), self.stride)
-
-
-def convolve_by_xla(x: jax.Array, weights: jax.Array, stride: int) -> jax.Array:
-    """Cross-correlates [n h w c] with [k k c o], padded by k // 2."""
-    padding = weights.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x,
-        weights,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-
-
-def _convolve_as_product(x: jax.Array, weights: jax.Array, stride: int) -> jax.Array:
-    kernel, _, channels, features = weights.shape
-    if kernel > 3:  # the 7x7 stem would need 49 copies of its input
-        return convolve_by_xla(x, weights, stride)
-    padding = kernel // 2
-    n, height, width, _ = x.shape
-    height, width = -(-height // stride), -(-width // stride)
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    shifted = [
-        jax.lax.slice(
-            x,
-            (0, i, j, 0),
-            (n, i + (height - 1) * stride + 1, j + (width - 1) * stride + 1, channels),
-            (1, stride, stride, 1),
-        )
-        for i in range(kernel)
-        for j in range(kernel)
-    ]
-    columns = jnp.concatenate(shifted, axis=-1)  # [n h' w' k*k*c]
-    return columns @ weights.reshape(-1, features)
+        y = convolve(x.astype(self.dtype), weights.astype(self.dtype), self.stride)
+        return checkpoint_name(y, 'convolution')
 
 
 def norm_layer(train: bool, dtype: Any) -> Callable[..., nn.BatchNorm]:

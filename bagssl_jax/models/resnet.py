@@ -11,6 +11,12 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.models.layers import Conv, norm_layer, scale_pixels
 
 HALF = (0.5, 0.5, 0.5)
+# What a block keeps for its backward pass beside its input; the rest is computed again.
+REMAT = {
+    'none': None,
+    'norms': jax.checkpoint_policies.save_only_these_names('convolution'),
+    'blocks': jax.checkpoint_policies.nothing_saveable,
+}
 STEMS = ('cifar', 'imagenet', 'cifar_pad2')
 
 
@@ -27,6 +33,8 @@ class ResNet(nn.Module):
         starts as the identity (Goyal et al., arXiv 1706.02677).
       dtype: of the computation; parameters, statistics and output are float32.
       mean, std: of the pixels, by channel, in [0, 1].
+      remat: what the backward pass computes again instead of keeping it: 'none', 'norms' (inside
+        blocks all but the convolutions' outputs) or 'blocks' (inside blocks everything).
     """
 
     stages: Sequence[int]
@@ -37,6 +45,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
+    remat: str = 'none'
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -46,11 +55,14 @@ class ResNet(nn.Module):
         if self.stem == 'cifar_pad2':
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the convolution pads by 1 itself
         kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-        x = Conv(self.width, kernel, stride, train, self.dtype, name='stem_conv')(x)
+        x = Conv(self.width, kernel, stride, self.dtype, name='stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         block = _Bottleneck if self.bottleneck else _BasicBlock
+        if self.remat != 'none':
+            policy = REMAT[self.remat]
+            block = nn.remat(block, policy=policy, static_argnums=(2,))  # train, after self and x
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
                 x = block(
@@ -59,7 +71,7 @@ class ResNet(nn.Module):
                     zero_init_last=self.zero_init_last,
                     dtype=self.dtype,
                     name=f'stage{stage + 1}_block{i + 1}',
-                )(x, train=train)
+                )(x, train)
         return _pool(x), {'map': x}
 
 
@@ -83,7 +95,7 @@ class Tiny(nn.Module):
         x = scale_pixels(x, self.mean, self.std)
         for i in range(4):
             stride = 1 if i == 0 else 2
-            x = Conv(self.width * 2**i, 3, stride, train, self.dtype, name=f'conv{i + 1}')(x)
+            x = Conv(self.width * 2**i, 3, stride, self.dtype, name=f'conv{i + 1}')(x)
             x = nn.relu(norm(name=f'norm{i + 1}')(x))
         return _pool(x), {'map': x}
 
@@ -95,6 +107,7 @@ def resnet(
     width: int,
     stem: str,
     zero_init_last: bool,
+    remat: str = 'none',
     dtype: Any,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -102,17 +115,20 @@ def resnet(
     """A ResNet as its group in a configuration describes it; arguments as for `ResNet`.
 
     Raises:
-      InputError: an unknown stem, or a width below 1.
+      InputError: an unknown stem or remat, or a width below 1.
     """
     _check_width(width)
     if stem not in STEMS:
         raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
+    if remat not in REMAT:
+        raise InputError(f'unknown encoder.remat {remat!r}: choose from {", ".join(REMAT)}')
     return ResNet(
         stages=stages,
         bottleneck=bottleneck,
         width=width,
         stem=stem,
         zero_init_last=zero_init_last,
+        remat=remat,
         dtype=dtype,
         mean=mean,
         std=std,
@@ -137,14 +153,14 @@ class _BasicBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype)
-        y = Conv(self.width, 3, self.stride, train, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 3, self.stride, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, 1, train, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, 1, self.dtype, name='conv2')(y)
         y = norm(name='norm2', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(self.width, 1, self.stride, train, self.dtype, name='shortcut_conv')(x)
+            x = Conv(self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 
@@ -156,16 +172,16 @@ class _Bottleneck(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype)
-        y = Conv(self.width, 1, 1, train, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 1, 1, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, self.stride, train, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, self.stride, self.dtype, name='conv2')(y)
         y = nn.relu(norm(name='norm2')(y))
-        y = Conv(4 * self.width, 1, 1, train, self.dtype, name='conv3')(y)
+        y = Conv(4 * self.width, 1, 1, self.dtype, name='conv3')(y)
         y = norm(name='norm3', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(4 * self.width, 1, self.stride, train, self.dtype, name='shortcut_conv')(x)
+            x = Conv(4 * self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 

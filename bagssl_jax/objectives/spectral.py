@@ -9,6 +9,7 @@ p(x1, x2) / (p(x1) p(x2)). `spectral` is the loss for training on bags; `cooccur
 import jax
 import jax.numpy as jnp
 
+from bagssl_jax.objectives.products import sum_symmetric
 from bagssl_jax.parallel import axis_size, sum_over
 
 
@@ -60,7 +61,7 @@ def spectral(
     pairs = images * patches * (patches - 1)
     joint = sum_over(jnp.sum(within * others), axis_name) / pairs
 
-    moment = sum_over(jnp.einsum('bpk,bpl->kl', z, z), axis_name)
+    moment = sum_symmetric(jnp.einsum('bpk,bpl->kl', z, z)[None], axis_name)
     between = jnp.sum(moment**2) - sum_over(jnp.sum(within**2), axis_name)
     independent = between / (images * (images - 1) * patches**2)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from bagssl_jax.objectives.products import PRODUCTS, exchanged, smaller_form, sum_symmetric
 from bagssl_jax.parallel import axis_size, mean_over, sum_over
 
 
@@ -12,6 +13,7 @@ def vicreg(
     invariance_weight: float = 25.0,
     variance_weight: float = 25.0,
     covariance_weight: float = 1.0,
+    form: str | None = None,
     axis_name: str | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -28,9 +30,21 @@ def vicreg(
     term is their *sum* at p = 2 (hence the 2 mean_i). For the paper's form double
     `variance_weight`; that is also how solo-learn's weight of 25 reads.
 
+    With ~z_i the projections less their mean over the batch, the sum over k != l is
+
+        |C(z_i)|_F^2 - sum_k var_k(z_i)^2,  |C(z_i)|_F = |~z_i^T ~z_i|_F / (b - 1)
+                                                       = |~z_i ~z_i^T|_F / (b - 1)
+
+    The first form takes a [k k] matrix a patch, the second one [b b]: the smaller one is taken.
+    Devices add up [k k] matrices of their images or [b b] matrices of their dimensions, the
+    second after exchanging projections for these. The difference loses few digits for b < k: of
+    |C|_F^2 at most about b / k are on the diagonal where the variances are alike, as C has a rank
+    below b.
+
     Args:
       z: projections [b p k], p >= 2; under shard_map this device's images.
       invariance_weight, variance_weight, covariance_weight: lambda, mu and nu of the paper.
+      form: 'covariance' or 'gram', the first or the second form above; None takes the smaller.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
       key: of random draws, of which this objective makes none.
 
@@ -48,9 +62,14 @@ def vicreg(
 
     batch_mean = mean_over(jnp.mean(z, axis=0, keepdims=True), axis_name)
     centered = z - batch_mean
-    products = jnp.einsum('bpk,bpl->pkl', centered, centered)
-    covariances = sum_over(products, axis_name) / (images - 1)  # [p k k]
-    variances = jnp.diagonal(covariances, axis1=1, axis2=2)  # [p k]
+    form = form or smaller_form(images, width)
+    if form == 'gram':
+        variances = sum_over(jnp.sum(centered**2, axis=0), axis_name) / (images - 1)
+        centered = exchanged(centered, axis_name, axis=2)  # -> [b p k/devices]
+    products = jnp.einsum(PRODUCTS[form], centered, centered)
+    covariances = sum_symmetric(products, axis_name) / (images - 1)  # [p k k], or Gram [p b b]
+    if form == 'covariance':
+        variances = jnp.diagonal(covariances, axis1=1, axis2=2)  # [p k]
     variance = jnp.mean(jax.nn.relu(1 - jnp.sqrt(variances + 1e-4)))
     off_diagonal = jnp.sum(covariances**2) - jnp.sum(variances**2)
     covariance = 2 * off_diagonal / (patches * width)

@@ -3,8 +3,8 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,12 +18,46 @@ from bagssl_jax.data import crops, pipeline
 from bagssl_jax.data.datasets import Dataset, Images
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_networks
-from bagssl_jax.objectives import make_objective
-from bagssl_jax.parallel import check_batch_size, make_mesh, replicated
+from bagssl_jax.models import Networks, make_networks
+from bagssl_jax.objectives import Objective, make_objective
+from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
+
+
+class Program(NamedTuple):
+    """What a configuration computes on `mesh`: shapes and jitted functions, but no arrays.
+
+    Attributes:
+      total_steps: of the training.
+      monitor_every: steps between looks at a kNN; at least 1.
+      schedule: step -> learning rate.
+      networks: with a predictor where the objective has a target.
+      side: in pixels, of the patches as the networks take them.
+      inputs: of the step: their global shapes, sharded over `mesh`.
+      init: makes a fresh state.
+      step: (state, inputs) -> (state, metrics), as by `make_train_step`.
+      spread: (state, inputs) -> metrics, as by `make_spread_step`.
+    """
+
+    total_steps: int
+    monitor_every: int
+    schedule: optax.Schedule
+    networks: Networks
+    side: int
+    inputs: Inputs
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
+    spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
+
+    def state_shapes(self, mesh: Mesh) -> TrainState:
+        """The state's shapes, replicated over `mesh`; nothing is computed."""
+        everywhere = replicated(mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            jax.eval_shape(self.init),
+        )
 
 
 class Training(NamedTuple):
@@ -51,39 +85,94 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
       InputError: the configuration cannot be carried out.
     """
     mesh = make_mesh()
-    _check(config, mesh)
-    images, geometry = dataset.images(config.data.train_split), PatchGeometry.of(config.patches)
-    random_crops = _make_crops(
-        config.crops, config.patches.count, config.get(config.crops, {}), images, geometry
-    )
+    check_settings(config, mesh)
+    images = dataset.images(config.data.train_split)
+    random_crops = _make_crops(config, images)
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
-    per_epoch = pipeline.steps_per_epoch(len(images.source), config.data.batch_size)
+    count = len(images.source)
+    program = make_program(config, mesh, images=count, image_shape=images.image_shape)
+    return Training(
+        mesh,
+        images,
+        random_crops,
+        program.total_steps,
+        program.monitor_every,
+        program.schedule,
+        jax.device_put(program.init(), replicated(mesh)),
+        program.step,
+        program.spread,
+    )
+
+
+def make_program(
+    config: ConfigDict, mesh: Mesh, *, images: int, image_shape: tuple[int, int] | None
+) -> Program:
+    """Networks, objective, optimiser and steps; needs neither data nor the devices of `mesh`.
+
+    Args:
+      config: the resolved configuration, which `check_settings` has passed.
+      mesh: the data mesh, also of devices that are not there, to compile for.
+      images: of the training split.
+      image_shape: (height, width) of every image; None where they may differ, or where nothing
+        depends on it: patches that the host cuts, of a size in pixels.
+
+    Raises:
+      InputError: the configuration cannot be carried out.
+    """
+    geometry = PatchGeometry.of(config.patches)
+    per_epoch = pipeline.steps_per_epoch(images, config.data.batch_size)
     total = config.train.steps or round(config.train.epochs * per_epoch)
     if total < 1:
         raise InputError(
             f'train.epochs={config.train.epochs} is no step: give more, or train.steps'
         )
-    monitor_every = max(1, round(config.train.monitor_every * per_epoch))
     schedule = warmup_cosine(
         peak=config.optimizer.learning_rate * config.data.batch_size / 256,
         total_steps=total,
         warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
         end_factor=config.optimizer.end_factor,
     )
-    cut = _make_cut(config.data.crop_on, config.crops, images, geometry)
-    return Training(
-        mesh,
-        images,
-        random_crops,
-        total,
-        monitor_every,
+    cut = _make_cut(config, geometry, image_shape)
+    side = geometry.resize or geometry.size or geometry.side(*image_shape)
+    networks, objective = _make_networks(config)
+    optimizer = make_optimizer(
+        config.optimizer.name,
+        config.optimizer.get(config.optimizer.name, {}),
         schedule,
-        *_build(config, schedule, total, cut, geometry.input_side, mesh),
+        weight_decay=config.optimizer.weight_decay,
+    )
+    transform = functools.partial(augment, **config.augment)
+    # Refuses settings out of their range now, and not after the first file is written.
+    jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
+    options = {
+        'cut': cut,
+        'augment': transform,
+        'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
+        'mesh': mesh,
+    }
+    return Program(
+        total_steps=total,
+        monitor_every=max(1, round(config.train.monitor_every * per_epoch)),
+        schedule=schedule,
+        networks=networks,
+        side=side,
+        inputs=_input_shapes(config, side, image_shape, mesh),
+        init=functools.partial(
+            create_state, networks, optimizer, config.seed, side=geometry.input_side
+        ),
+        step=make_train_step(
+            networks,
+            objective,
+            optimizer,
+            cosine_momentum(config.target.momentum, total),
+            **options,
+        ),
+        spread=make_spread_step(networks, **options),
     )
 
 
-def _check(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises InputError for a number out of its range."""
+def check_settings(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises InputError for a number out of its range, or a batch that `mesh` cannot share."""
     check_batch_size(config.data.batch_size, mesh, 'data.batch_size')
     if config.patches.count < 2:
         raise InputError(
@@ -115,43 +204,54 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
             raise InputError(f'{key}={value} must be {limit}')
 
 
-def _make_crops(
-    name: str, count: int, settings: Mapping[str, Any], images: Images, geometry: PatchGeometry
-) -> crops.RandomCrops:
+def _make_crops(config: ConfigDict, images: Images) -> crops.RandomCrops:
     """What places the patches, once it is known to fit the images."""
+    geometry = PatchGeometry.of(config.patches)
     geometry.check(images.image_shape)
-    random_crops = crops.make_crops(name, count, geometry, settings)
+    random_crops = crops.make_crops(
+        config.crops, config.patches.count, geometry, config.get(config.crops, {})
+    )
     height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
     return random_crops
 
 
 def _make_cut(
-    crop_on: str, crops_name: str, images: Images, geometry: PatchGeometry
+    config: ConfigDict, geometry: PatchGeometry, image_shape: tuple[int, int] | None
 ) -> Callable[[Inputs], jax.Array]:
     """What makes patches of the pipeline's inputs, on the device."""
-    if crop_on == 'host':
+    if config.data.crop_on == 'host':
         return operator.itemgetter('patches')
-    if images.image_shape is None:
+    if image_shape is None:
         raise InputError(
-            f'data.crop_on=device needs images of one size, and those of {images.title} may '
-            'differ: leave data.crop_on=host'
+            f'data.crop_on=device needs images of one size, and those of {config.data.name} '
+            f'{config.data.train_split} may differ: leave data.crop_on=host'
         )
-    size = geometry.side(*images.image_shape) if crops_name == 'fixed' else 0
+    size = geometry.side(*image_shape) if config.crops == 'fixed' else 0
     return lambda inputs: device_crops.cut(
         inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
     )
 
 
-def _build(
-    config: ConfigDict,
-    schedule: optax.Schedule,
-    total: int,
-    cut: Callable[[Inputs], jax.Array],
-    side: int,
-    mesh: Mesh,
-) -> tuple[TrainState, Callable, Callable]:
-    """The fresh state, the training step and the measure of spread."""
+def _input_shapes(
+    config: ConfigDict, side: int, image_shape: tuple[int, int] | None, mesh: Mesh
+) -> Inputs:
+    """The shapes of a global batch as `pipeline.TrainBatch` has its inputs."""
+    shape = config.data.batch_size, config.patches.count
+
+    def sharded(*shape: int, dtype: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharded(mesh))
+
+    if config.data.crop_on == 'device':
+        return {
+            'images': sharded(shape[0], *image_shape, 3, dtype=np.uint8),
+            'boxes': sharded(*shape, 4, dtype=np.int32),
+        }
+    return {'patches': sharded(*shape, side, side, 3, dtype=np.uint8)}
+
+
+def _make_networks(config: ConfigDict) -> tuple[Networks, Objective]:
+    """The networks and the objective, once they are known to go together."""
     name = config.objective.name
     objective = make_objective(name, config.objective.get(name, {}))
     networks = make_networks(config, predictor=objective.target)
@@ -162,28 +262,4 @@ def _build(
             f'predictor.widths={config.predictor.widths} must end, as projector.widths='
             f'{config.projector.widths} does, in the width of the projection'
         )
-    optimizer = make_optimizer(
-        config.optimizer.name,
-        config.optimizer.get(config.optimizer.name, {}),
-        schedule,
-        weight_decay=config.optimizer.weight_decay,
-    )
-    transform = functools.partial(augment, **config.augment)
-    # Refuses settings out of their range now, and not after the first file is written.
-    jax.eval_shape(transform, jax.random.key(0), np.zeros((2, 8, 8, 3)), np.arange(2))
-    options = {
-        'cut': cut,
-        'augment': transform,
-        'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
-        'mesh': mesh,
-    }
-    step_fn = make_train_step(
-        networks,
-        objective,
-        optimizer,
-        cosine_momentum(config.target.momentum, total),
-        **options,
-    )
-    spread_fn = make_spread_step(networks, **options)
-    state = create_state(networks, optimizer, config.seed, side=side)
-    return jax.device_put(state, replicated(mesh)), step_fn, spread_fn
+    return networks, objective

@@ -1,0 +1,221 @@
+"""What the compiler says of a configuration's steps, also for devices that are not there."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from bagssl_jax.benchmarks.collectives import collective_bytes, sent_bytes
+from bagssl_jax.benchmarks.peaks import Peaks, device_peaks
+from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.embedding.encoder import embed_chunk
+from bagssl_jax.errors import InputError, memory_shortage, out_of_memory
+from bagssl_jax.models import make_networks
+from bagssl_jax.parallel import batch_sharded, make_mesh
+from bagssl_jax.training.setup import Program, check_settings, make_program
+
+IMAGES = {('imagenet2012', 'train'): 1_281_167}  # of data sets that need not be here
+UTILISATION = 0.4  # of the peak operations: a usual share for large convolutional networks
+
+
+def run(config: ConfigDict) -> None:
+    """Compiles `benchmark.compile.stages` for `benchmark.compile.topology`: a JSON object each.
+
+    Stages: 'train_step', one update; 'spread_step', the look at collapse that goes with a logged
+    step; 'forward', the frozen encoder on `probe.batch_size` patches like the training's. They are
+    the functions that training and probes run. Neither parameters nor images are made; the data
+    set is needed only where the side of the patches depends on it, and else counts the images, if
+    it is there.
+
+    Of each: 'device' and 'devices'; 'seconds' of compiling, or of finding the program in JAX's
+    compilation cache where there is one; 'argument_gib', 'temporary_gib' and 'peak_gib' of a
+    device's memory; 'operations' and 'bytes_accessed', of a device and step by XLA's count, which
+    has also the bytes that stay on the chip; 'collectives', kind -> bytes a step. Of 'train_step'
+    also 'gradient_bytes', and 'collective_ratio', all collectives' bytes over these.
+
+    Where the peaks of the device are known, 'seconds_by' operations, bytes and links, each at its
+    peak; 'least_seconds', the most of these, and which it is, 'bound_by'; 'most_images_per_s' or,
+    of 'forward', 'most_patches_per_s' that this allows, over all devices. Of 'train_step', where
+    also the number of images is known, 'chip_hours', of the whole training at 40% of the peak
+    operations. These are worked out, not measured.
+
+    Raises:
+      InputError: the configuration cannot be carried out or does not fit into memory, or the
+        topology is unknown or needs a compiler that is not installed.
+    """
+    settings = config.benchmark.compile
+    for name in settings.stages:
+        if name not in STAGES:
+            raise InputError(
+                f'unknown benchmark.compile.stages {name!r}: choose from {", ".join(STAGES)}'
+            )
+    mesh = make_mesh(_devices(settings.topology))
+    check_settings(config, mesh)
+    program, images = _program(config, mesh)
+    peaks = device_peaks(mesh.devices.flat)
+    for name in settings.stages:
+        work = STAGES[name](config, mesh, program)
+        row = _compiled(work.lowered, f'{name} of {work.count} {work.unit}', mesh, peaks)
+        if name == 'train_step':
+            row |= _of_gradient(row['collectives'], program.state_shapes(mesh).params)
+        if peaks:
+            row |= _bounds(row, work, mesh, peaks)
+        if peaks and name == 'train_step' and (images or config.train.steps):
+            seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
+            row['chip_hours'] = seconds * mesh.size / 3600
+        print(json.dumps({'what': 'compile', 'stage': name, **_rounded(row)}), flush=True)
+
+
+class Work(NamedTuple):
+    """A function that is ready to be compiled, and how much one call of it does."""
+
+    lowered: jax.stages.Lowered
+    count: int  # over all devices
+    unit: str  # that is counted: 'images' or 'patches'
+
+
+def _devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU slice, such as 'v5e:2x4', or with 'here' those at hand."""
+    if topology == 'here':
+        return jax.devices()
+    # Outside Google's cloud, libtpu would wait for a server that tells what machine this is.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    try:
+        return topologies.get_topology_desc(topology_name=topology, platform='tpu').devices
+    except jax.errors.JaxRuntimeError as error:
+        if 'lockfile' in str(error):
+            raise InputError(
+                f"--topology={topology}: another process has the TPU's compiler, which serves one "
+                'at a time: wait for it; if there is none, delete /tmp/libtpu_lockfile'
+            ) from None
+        raise InputError(
+            f'--topology={topology}: {str(error).splitlines()[0]}; give here, or one such as '
+            'v4:2x2x2, v5e:2x4, v5p:2x2x2 or v6e:2x4'
+        ) from None
+    except RuntimeError:  # JAX's, where there is no libtpu
+        raise InputError(
+            f"--topology={topology} needs the TPU's compiler: pip install '.[tpu]'"
+        ) from None
+
+
+def _program(config: ConfigDict, mesh: Mesh) -> tuple[Program, int | None]:
+    """The program, and the number of training images where it can be told."""
+    name, split = config.data.name, config.data.train_split
+    geometry, shape = PatchGeometry.of(config.patches), None
+    needs_shape = config.data.crop_on == 'device' or not (geometry.resize or geometry.size)
+    try:
+        opened = open_dataset(config.data).images(split)
+    except InputError:
+        if needs_shape:
+            raise
+        images = IMAGES.get((name, split))
+    else:
+        images = len(opened)
+        if needs_shape:
+            shape = opened.image_shape
+            geometry.check(shape)
+    # Without the number, nothing but the schedule is another one.
+    program = make_program(
+        config, mesh, images=images or 1000 * config.data.batch_size, image_shape=shape
+    )
+    return program, images
+
+
+def _train_step(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
+    lowered = program.step.lower(program.state_shapes(mesh), program.inputs)
+    return Work(lowered, config.data.batch_size, 'images')
+
+
+def _spread_step(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
+    lowered = program.spread.lower(program.state_shapes(mesh), program.inputs)
+    return Work(lowered, config.data.batch_size, 'images')
+
+
+def _forward(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
+    probe, online = config.probe, program.state_shapes(mesh).online
+    count = math.ceil(probe.batch_size / mesh.size) * mesh.size
+    shape = count, program.side, program.side, 3
+    patches = jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch_sharded(mesh))
+    lowered = embed_chunk.lower(
+        make_networks(config),
+        {name: online[name] for name in ('encoder', 'projector')},
+        patches,
+        spaces=probe.spaces,
+        flip=probe.flip,
+    )
+    return Work(lowered, count, 'patches')
+
+
+STAGES = {'train_step': _train_step, 'spread_step': _spread_step, 'forward': _forward}
+
+
+def _compiled(
+    lowered: jax.stages.Lowered, what: str, mesh: Mesh, peaks: Peaks | None
+) -> dict[str, Any]:
+    """What the compiler says of a function; InputError where it does not fit into memory."""
+    kind = mesh.devices.flat[0].device_kind
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if shortage := out_of_memory(error):
+            raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}') from None
+        raise
+    seconds = time.perf_counter() - start
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    peak = memory.peak_memory_in_bytes
+    if kind == 'cpu':  # whose peak lacks the temporaries
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    if peaks and peak > peaks.memory:
+        shortage = memory_shortage(peak, peaks.memory)
+        raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}')
+    return {
+        'device': kind,
+        'devices': mesh.size,
+        'seconds': seconds,
+        'argument_gib': memory.argument_size_in_bytes / 2**30,
+        'temporary_gib': memory.temp_size_in_bytes / 2**30,
+        'peak_gib': peak / 2**30,
+        'operations': cost['flops'],
+        'bytes_accessed': cost['bytes accessed'],
+        'collectives': collective_bytes(compiled.as_text()),
+    }
+
+
+def _of_gradient(collectives: Mapping[str, int], params: Any) -> dict[str, Any]:
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    return {'gradient_bytes': size, 'collective_ratio': sum(collectives.values()) / size}
+
+
+def _bounds(row: Mapping[str, Any], work: Work, mesh: Mesh, peaks: Peaks) -> dict[str, Any]:
+    """What no device with these peaks can be faster than."""
+    seconds = {
+        'operations': row['operations'] / peaks.operations,
+        'bytes': row['bytes_accessed'] / peaks.bandwidth,
+    }
+    if peaks.links:
+        seconds['links'] = sent_bytes(row['collectives'], mesh.size) / peaks.links
+    bound = max(seconds, key=seconds.get)
+    return {
+        'seconds_by': seconds,
+        'bound_by': bound,
+        'least_seconds': seconds[bound],
+        f'most_{work.unit}_per_s': work.count / seconds[bound],
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four digits, also in groups; whole numbers as they are."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(below) for key, below in value.items()}
+    return float(f'{value:.4g}') if isinstance(value, float) else value

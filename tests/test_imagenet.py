@@ -1,0 +1,66 @@
+"""The shipped configuration for ImageNet, shrunk, on photographs of many sizes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+CONFIG = f'--config={REPOSITORY}/configs/imagenet.py'
+SMALL = (
+    '--config.data.name=folder',
+    '--config.data.batch_size=8',
+    '--config.data.workers=0',
+    '--config.patches.count=2',
+    '--config.encoder.name=resnet18',
+    '--config.encoder.width=2',
+    '--config.projector.widths=8,8',
+    '--config.optimizer.warmup_epochs=0',
+    '--config.train.steps=2',
+    '--config.train.log_every=1',
+    '--config.probe.after_training=False',
+)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Seventeen images of different sizes, one of which is smaller than a patch."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / 'photographs' / 'train' / 'class'
+    folder.mkdir(parents=True)
+    for i in range(17):
+        shape = (20, 30, 3) if i == 3 else (110 + 3 * i, 160 - 2 * i, 3)
+        cv2.imwrite(str(folder / f'{i}.jpg'), rng.integers(0, 256, shape, np.uint8))
+    return folder.parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', ['patch32', 'patch100,tcr'])
+def test_it_trains_on_images_as_they_are(program, photographs, tmp_path, arguments):
+    workdir = tmp_path / 'run'
+    status, _, err = program(
+        'main', f'{CONFIG}:{arguments}', f'--workdir={workdir}',
+        f'--config.data.dir={photographs}', *SMALL,
+    )  # fmt: skip
+    assert status == 0, err
+    assert err.splitlines()[-1] == 'trained to step 2; 1 unreadable images were left out'
+    config = json.loads((workdir / 'config.json').read_text())
+    patches, objective = config['patches'], config['objective']['name']
+    assert f'patch{patches["size"]}' == arguments.split(',')[0]
+    assert (patches['scale'], patches['resize']) == (0.25, 0)
+    assert objective == ('tcr' if 'tcr' in arguments else 'vicreg')
+    log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert [row['step'] for row in log] == [1, 2]
+    assert np.isfinite([row['loss'] for row in log]).all()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('patch16', "unknown argument 'patch16': choose from patch32, patch64, patch100, vicreg"),
+        ('patch32,patch64', "'patch32,patch64' names several patches or objectives"),
+    ],
+)
+def test_a_wrong_argument_lists_the_known(refusal, arguments, message):
+    assert message in refusal('main', '--workdir=unused', f'{CONFIG}:{arguments}')

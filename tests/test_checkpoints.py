@@ -140,7 +140,7 @@ def test_all_damaged_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('place', range(24))
-def test_any_flipped_bit_of_an_array_changes_thedigest(place):
+def test_any_flipped_bit_of_an_array_changes_the_digest(place):
     words = np.arange(24, dtype=np.float32) - 7
     flipped = words.copy()
     flipped.view(np.uint32)[place] ^= np.uint32(1 << (31 - place))

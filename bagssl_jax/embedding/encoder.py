@@ -18,7 +18,7 @@ from bagssl_jax.data.cut import Pixels, cut
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import Networks, init_variables, make_networks
-from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
+from bagssl_jax.parallel import batch_sharded, make_mesh, replicated, sharded_shapes
 from bagssl_jax.runs import Run
 
 Variables = Mapping[str, Any]
@@ -45,11 +45,7 @@ def load_encoder(run: Run, *, chunk: int, mesh: Mesh | None = None) -> 'FrozenEn
     networks, geometry = make_networks(config), PatchGeometry.of(config['patches'])
     mesh = make_mesh(jax.local_devices()) if mesh is None else mesh
     shapes = jax.eval_shape(lambda: init_variables(networks, 0, side=geometry.input_side))
-    everywhere = replicated(mesh)
-    targets = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-    )
-    step, variables = restore_items(run, targets)
+    step, variables = restore_items(run, sharded_shapes(shapes, replicated(mesh)))
     chunk = math.ceil(chunk / mesh.size) * mesh.size
     return FrozenEncoder(networks, variables, geometry, mesh, chunk, step)
 

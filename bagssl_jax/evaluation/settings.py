@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from bagssl_jax.data.pipeline import ON_ERROR
 from bagssl_jax.embedding.bags import AGGREGATIONS
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.scoring import PROBES, check_labels
@@ -32,8 +33,10 @@ def check_settings(config: ConfigDict) -> None:
             f'probe.seed={probe.seed}, probe.whole_size={probe.whole_size} and data.workers='
             f'{config.data.workers} must be at least 0, 1 and 0'
         )
-    if config.data.on_error not in ('stop', 'skip'):
-        raise InputError(f'unknown data.on_error {config.data.on_error!r}: choose from stop, skip')
+    if config.data.on_error not in ON_ERROR:
+        raise InputError(
+            f'unknown data.on_error {config.data.on_error!r}: choose from {", ".join(ON_ERROR)}'
+        )
     if not probe.patches or min(probe.patches) < 1:
         raise InputError(f'probe.patches={probe.patches} must be one or more positive numbers')
     if probe.positions not in ('grid', 'random'):

@@ -19,6 +19,7 @@ from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_networks
 from bagssl_jax.models.resnet import ResNet
+from bagssl_jax.parallel import sharded_shapes
 from bagssl_jax.runs import Run
 
 ARCHS = tuple(name for name in ENCODERS if name.startswith('resnet'))
@@ -142,10 +143,7 @@ def _shapes(encoder: nn.Module) -> Variables:
     # A ResNet's do not depend on the side.
     init = functools.partial(init_variables, Networks(encoder), side=32)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(init, 0)['encoder'],
-    )
+    return sharded_shapes(jax.eval_shape(init, 0)['encoder'], sharding)
 
 
 def _check_vacant(run: Run) -> None:

@@ -20,7 +20,13 @@ from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import Networks, make_networks
 from bagssl_jax.objectives import Objective, make_objective
-from bagssl_jax.parallel import batch_sharded, check_batch_size, make_mesh, replicated
+from bagssl_jax.parallel import (
+    batch_sharded,
+    check_batch_size,
+    make_mesh,
+    replicated,
+    sharded_shapes,
+)
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
@@ -53,11 +59,7 @@ class Program(NamedTuple):
 
     def state_shapes(self, mesh: Mesh) -> TrainState:
         """The state's shapes, replicated over `mesh`; nothing is computed."""
-        everywhere = replicated(mesh)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-            jax.eval_shape(self.init),
-        )
+        return sharded_shapes(jax.eval_shape(self.init), replicated(mesh))
 
 
 class Training(NamedTuple):

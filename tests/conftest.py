@@ -90,6 +90,15 @@ def read_one(source, index):
     return image, label
 
 
+def blobs(seed, count, *, classes=6, width=8, spread=1.0):
+    """Classes around fixed centres, in shuffled order, every one present."""
+    centres = np.random.default_rng(7).normal(size=(classes, width))
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % classes)
+    features = spread * centres[labels] + rng.normal(size=(count, width))
+    return features.astype(np.float32), labels
+
+
 def save_run(workdir, *overrides, steps=(3,)):
     """A run of the quickstart's networks, which have what seed STEP gives after STEP steps."""
     quickstart = f'--config={REPOSITORY}/configs/quickstart.py'

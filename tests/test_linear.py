@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from conftest import blobs
 from sklearn.linear_model import LogisticRegression
 
 from bagssl_jax.errors import InputError
@@ -18,15 +19,6 @@ from bagssl_jax.probes.linear import fit_linear
 from bagssl_jax.probes.softmax import fit_softmax
 
 GRID = (1e-4, 1e-2, 1.0)
-
-
-def blobs(seed, count, *, classes=6, width=8, spread=1.0):
-    """Classes around fixed centres, in shuffled order, every one present."""
-    centres = np.random.default_rng(7).normal(size=(classes, width))
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % classes)
-    features = spread * centres[labels] + rng.normal(size=(count, width))
-    return features.astype(np.float32), labels
 
 
 def objective(flat, features, labels, l2, classes):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from conftest import blobs
 
 from bagssl_jax.probes.knn import fit_knn
 from bagssl_jax.probes.labels import held_out
@@ -24,15 +25,6 @@ PROBES = {
     ),
     'knn': fit_knn,
 }
-
-
-def blobs(seed, count, *, width=8, spread=1.0):
-    """Classes around fixed centres, in shuffled order, every one present."""
-    centres = np.random.default_rng(7).normal(size=(CLASSES, width))
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % CLASSES)
-    features = spread * centres[labels] + rng.normal(size=(count, width))
-    return features.astype(np.float32), labels
 
 
 @pytest.mark.parametrize('name', PROBES)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import blobs
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.parallel import batch_sharded, make_mesh
@@ -14,15 +15,6 @@ from bagssl_jax.probes.sgd import Setting, fit_sgd
 CLASSES = 6
 GRID = (Setting(0.5, 1e-4), Setting(0.05, 1e-2), Setting(0.05, 0.0))
 FEW = {'num_classes': CLASSES, 'settings': GRID, 'epochs': 4, 'batch_size': 16}
-
-
-def blobs(seed, count, *, width=8, spread=1.0):
-    """Classes around fixed centres, in shuffled order, every one present."""
-    centres = np.random.default_rng(7).normal(size=(CLASSES, width))
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % CLASSES)
-    features = spread * centres[labels] + rng.normal(size=(count, width))
-    return features.astype(np.float32), labels
 
 
 @pytest.fixture(scope='module')

@@ -30,8 +30,9 @@ def evaluate(plan: Plan, run: Run) -> None:
         on, or an image cannot be read.
     """
     trained = load_encoder(run, mesh=make_mesh(), chunk=1)
-    encoders = {'trained': trained, 'untrained': trained.untrained(run.read_config()['seed'])}
-    _check_classes(plan, run)
+    config = run.read_config()
+    encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}
+    _check_classes(plan, run, config['data']['name'])
 
     rows, left_out = [], set()
     total = len(plan.passes) * (len(plan.train) + len(plan.test))
@@ -104,11 +105,10 @@ def _embed_crops(encoder: FrozenEncoder, space: str, flip: bool, crops: np.ndarr
     return np.asarray(vectors[space])[:, 0]
 
 
-def _check_classes(plan: Plan, run: Run) -> None:
+def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:
     """Raises InputError where a data set has other classes than when its name was trained on."""
     trained_on = run.read_data()
-    same_name = run.read_config()['data']['name'] == plan.dataset.name
-    if trained_on and trained_on['classes'] and same_name:
+    if trained_on and trained_on['classes'] and trained_name == plan.dataset.name:
         old, new = set(trained_on['classes']), set(plan.train.class_names)
         if trained_on['classes'] != list(plan.train.class_names):
             example = next(iter(sorted(new ^ old)), 'the order')

@@ -32,6 +32,11 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def stack_sharded(mesh: Mesh) -> NamedSharding:
+    """Devices hold equal, consecutive parts of the second axis: batches one after the other."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+
 def sharded_shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """The shapes of a tree of arrays that lie in one way: what restoring and compiling take."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

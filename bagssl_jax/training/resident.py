@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.data.reading import unreadable_image
 from bagssl_jax.errors import InputError
-from bagssl_jax.parallel import DATA_AXIS, global_arrays, replicated
+from bagssl_jax.parallel import DATA_AXIS, free_memory, global_arrays, replicated
 from bagssl_jax.training.state import TrainState
 from bagssl_jax.training.steps import Inputs
 
@@ -46,8 +46,7 @@ def load_resident(
         read and `on_error` is 'stop'.
     """
     needed = resident_shape(len(images), images.image_shape, mesh).size
-    stats = mesh.local_mesh.devices.flat[0].memory_stats() or {}  # of a CPU, there are none
-    available = stats.get('bytes_limit', math.inf) - stats.get('bytes_in_use', 0)
+    available = free_memory(mesh)
     if needed > available:
         raise InputError(
             f'data.crop_on=resident needs {needed / 2**30:.2f} GiB for {len(images):,} images, and '

@@ -104,7 +104,8 @@ def make_look(spread: Callable[[TrainState, Inputs], Metrics], *, longest: int) 
 def _padded(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
     """[...] each -> [length ...], zero behind the arrays."""
     padded = np.zeros((length, *arrays[0].shape), arrays[0].dtype)
-    return np.stack(arrays, out=padded[: len(arrays)]).base
+    np.stack(arrays, out=padded[: len(arrays)])
+    return padded
 
 
 def _at(inputs: Inputs, place: Any) -> Inputs:

@@ -39,7 +39,9 @@ def get_config() -> ConfigDict:
     data.in_memory = False  # decode every image once, at the start; needs images of one size
     data.batch_size = 128  # images a step, over all devices
     data.workers = 0  # processes that read and crop; 0: threads of the main process
-    data.crop_on = 'host'  # 'device': send images, and cut their patches there; for small images
+    # Where training patches are cut: on the 'host'; on the 'device', which is sent whole images;
+    # 'resident', there, out of all images, which lie there from the start. For small images
+    data.crop_on = 'host'
     data.on_error = 'stop'  # at an unreadable image; 'skip' leaves such images out
 
     config.patches = patches = ConfigDict()
@@ -124,6 +126,9 @@ def get_config() -> ConfigDict:
     config.train = train = ConfigDict()
     train.epochs = 10.0
     train.steps = 0  # when given, wins over epochs
+    # Steps in one call of the devices, for small steps, which else wait for the host; fewer where
+    # one of the following is due
+    train.steps_per_execution = 1
     train.log_every = 20  # steps
     train.monitor_every = 0.0  # epochs between looks at a kNN on held-out training images; 0: none
     train.checkpoint_every = 500  # steps; the last step is always saved

@@ -1,6 +1,7 @@
 """The data mesh: which devices share a batch, and sums that run over all of them."""
 
 import collections
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -32,6 +33,11 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def stack_sharded(mesh: Mesh) -> NamedSharding:
+    """Devices hold equal, consecutive parts of the second axis: batches one after the other."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+
 def sharded_shapes(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """The shapes of a tree of arrays that lie in one way: what restoring and compiling take."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
@@ -44,6 +50,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
             f'{key}={batch_size} cannot be shared by {mesh.size} devices: give a positive '
             f'multiple of {mesh.size}'
         )
+
+
+def free_memory(mesh: Mesh) -> float:
+    """Bytes that one of this process's devices says are free; infinite where it does not say."""
+    stats = mesh.local_mesh.devices.flat[0].memory_stats() or {}  # of a CPU there are none
+    return stats.get('bytes_limit', math.inf) - stats.get('bytes_in_use', 0)
 
 
 def prefetch_to_devices(

@@ -47,10 +47,10 @@ class Recorder:
             dynamic_ncols=True,
         )
 
-    def advance(self) -> None:
-        """Moves the bar by one step."""
+    def advance(self, steps: int = 1) -> None:
+        """Moves the bar by so many steps."""
         if self._enabled:
-            self._bar.update(self._images_per_step)
+            self._bar.update(steps * self._images_per_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes a row of a step, and shows its loss, or its first number where it has none."""

@@ -46,7 +46,7 @@ def test_the_devices_at_hand(shrunk, capsys):
     assert found['forward']['collectives'] == {}
 
 
-@pytest.mark.parametrize('crop_on', ['host', 'device'])
+@pytest.mark.parametrize('crop_on', pipeline.CROP_ON)
 def test_a_program_has_the_shapes_of_what_training_runs(shrunk, crop_on):
     config = shrunk(f'--config.data.crop_on={crop_on}', '--config.patches.size=0')
     images = open_dataset(config.data).images(config.data.train_split)
@@ -58,9 +58,9 @@ def test_a_program_has_the_shapes_of_what_training_runs(shrunk, crop_on):
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), shapes) == expected
     assert program.total_steps == training.total_steps
     batches = pipeline.train_batches(
-        images.source, training.crops, seed=0, batch_size=16, on_device=crop_on == 'device'
+        images.source, training.crops, seed=0, batch_size=16, crop_on=crop_on
     )
-    inputs = next(batches).inputs
+    inputs = {**next(batches).inputs, **training.shared}
     batches.close()
     assert {k: (x.shape, x.dtype) for k, x in program.inputs.items()} == {
         k: (x.shape, x.dtype) for k, x in inputs.items()

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from bagssl_jax.checkpoints import restore_items
-from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.data import pipeline
+from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
-from bagssl_jax.errors import InputError, Interrupted
+from bagssl_jax.data.sources import ArraySource
+from bagssl_jax.errors import InputError, Interrupted, UnreadableImage
 from bagssl_jax.evaluation.monitor import make_monitor
 from bagssl_jax.models import init_variables, make_networks
 from bagssl_jax.parallel import make_mesh, replicated
 from bagssl_jax.records import Recorder
 from bagssl_jax.runs import Run
 from bagssl_jax.training import loop
+from bagssl_jax.training.setup import set_up
 
 
 def train(config, workdir, monitor=None):
@@ -47,6 +50,13 @@ def assert_same_run(config, workdir, expected):
     assert jax.tree.structure(tree) == jax.tree.structure(expected_tree)
     for leaf, other in zip(*map(jax.tree.leaves, (tree, expected_tree)), strict=True):
         np.testing.assert_array_equal(leaf, other)
+
+
+def assert_near(config, workdir, expected):
+    """Float32 rounding apart, which training amplifies."""
+    trees = (encoder_and_projector(config, directory)[1] for directory in (workdir, expected))
+    for leaf, other in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * max(abs(other).max(), 1))
 
 
 def interrupt_at(monkeypatch, call, number=signal.SIGTERM, method='advance'):
@@ -130,6 +140,90 @@ def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch):
     assert_same_run(config, tmp_path / 'resumed', tmp_path / 'uninterrupted')
 
 
+@pytest.fixture(scope='module')
+def together(shrunk, tmp_path_factory):
+    """Steps 1-4, 5-6, 7-8, 9-12 in one call each, from resident images, and their workdir."""
+    config = shrunk(
+        '--config.train.steps_per_execution=4',
+        '--config.train.log_every=6',
+        '--config.data.crop_on=resident',
+    )
+    workdir = tmp_path_factory.mktemp('together')
+    train(config, workdir)
+    return config, workdir
+
+
+def test_several_steps_at_once_from_resident_images_learn_the_same(finished, config, together):
+    _, workdir = together
+    assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['12', '8']
+    singly = rows(finished)
+    for i, row in enumerate(rows(workdir)):
+        assert row['step'] == 6 * (i + 1)
+        of_these = singly[3 * i : 3 * i + 3]  # each the mean of two steps
+        for name in ('loss', 'coding_rate', 'gradient_norm'):
+            assert row[name] == pytest.approx(np.mean([x[name] for x in of_these]), rel=1e-5)
+        for name in ('h_std', 'z_effective_rank', 'learning_rate'):
+            assert row[name] == pytest.approx(of_these[-1][name], rel=1e-4)
+    assert_near(config, workdir, finished)
+
+
+def test_interrupted_between_executions_and_resumed_equals_uninterrupted(
+    together, tmp_path, monkeypatch
+):
+    config, workdir = together
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        with pytest.raises(Interrupted, match='SIGTERM at step 6, which is saved'):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert_same_run(config, tmp_path, workdir)
+
+
+class Damaged(ArraySource):
+    """Tiles that lie somewhere, of which one cannot be read."""
+
+    in_memory = False
+    damaged = -1
+
+    def read(self, numbers):
+        if self.damaged in numbers:
+            raise UnreadableImage(f'tile {self.damaged} is damaged')
+        return super().read(numbers)
+
+
+class Opened:
+    """A data set of which both splits are these images."""
+
+    def __init__(self, source):
+        self._images = Images('tiles', source, in_memory=False)
+
+    def images(self, split):
+        return self._images
+
+
+def test_an_unreadable_image_inside_an_execution(shrunk, tmp_path, monkeypatch, capsys):
+    options = ('--config.train.steps_per_execution=4', '--config.train.log_every=6')
+    config = shrunk(*options)
+    tiles = open_dataset(config.data).images('train[:96]').source
+    source = Damaged(tiles.images, tiles.labels, tiles.class_names)
+    batches = pipeline.batch_dataset(
+        source, set_up(config, Opened(source)).crops, seed=0, batch_size=16, crop_on='resident'
+    )
+    in_step_6 = int(batches[5].inputs['numbers'][2])
+    monkeypatch.setattr(Damaged, 'damaged', in_step_6)
+    with pytest.raises(InputError, match=r'is damaged. --config.* goes on from step 4 without'):
+        loop.train(config, Run.at(tmp_path / 'host'), Opened(source))
+    for crop_on in ('host', 'resident'):
+        skipping = shrunk(
+            *options, '--config.data.on_error=skip', f'--config.data.crop_on={crop_on}'
+        )
+        loop.train(skipping, Run.at(tmp_path / crop_on), Opened(source))
+        shown = capsys.readouterr().err
+        assert f'left out: tile {in_step_6} is damaged' in shown
+        assert 'trained to step 12; 1 unreadable images were left out' in shown
+    assert_near(config, tmp_path / 'host', tmp_path / 'resident')
+
+
 # A future of tensorstore's, which nobody awaits, may report the damage once more.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_resumes_from_the_checkpoint_before_a_damaged_one(finished, config, tmp_path, monkeypatch):
@@ -189,6 +283,21 @@ def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_pat
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items))
 
 
+def test_a_non_finite_term_inside_an_execution_is_of_the_same_step(shrunk, tmp_path):
+    options = ('--config.optimizer.learning_rate=1e30', '--config.optimizer.warmup_epochs=1.9')
+    found = []
+    for count in (1, 8):
+        config = shrunk(
+            *options, f'--config.train.steps_per_execution={count}',
+            '--config.objective.name=vicreg',
+            '--config.train.log_every=100', '--config.train.checkpoint_every=100',
+        )  # fmt: skip
+        with pytest.raises(InputError, match='is not finite') as error:
+            train(config, tmp_path / str(count))
+        found.append(str(error.value).split(':')[0])
+    assert found[0] == found[1] == 'step 3'
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
@@ -221,6 +330,7 @@ def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
         ('augment.grey=2', r'augment.grey'),
         ('train.epochs=0', r'train.epochs=0.0 is no step'),
         ('train.log_every=0', r'train.log_every=0'),
+        ('train.steps_per_execution=0', r'train.steps_per_execution=0 must be at least 1'),
         ('crops=random', r"unknown crops 'random': choose from fixed, multiscale"),
     ],
 )

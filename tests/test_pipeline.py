@@ -147,8 +147,8 @@ def test_files_give_the_same_batches_as_arrays(source):
 )
 def test_patches_cut_on_the_device_are_those_cut_on_the_host(source, random_crops, size, tolerance):
     host = take(source, 7, random_crops)
-    files = take_all(FilesSource(source), 7, random_crops, on_device=True)
-    inputs = [batch.inputs for batch in take_all(source, 7, random_crops, on_device=True)]
+    files = take_all(FilesSource(source), 7, random_crops, crop_on='device')
+    inputs = [batch.inputs for batch in take_all(source, 7, random_crops, crop_on='device')]
     assert inputs[0].keys() == {'images', 'boxes'}
     for of_files, expected in zip(files, inputs, strict=True):
         for key in expected:
@@ -159,6 +159,25 @@ def test_patches_cut_on_the_device_are_those_cut_on_the_host(source, random_crop
         cut = np.asarray(cut)
         assert cut.dtype == np.uint8
         assert abs(cut.astype(int) - patches).max() <= tolerance
+
+
+@pytest.mark.parametrize('random_crops', [make_crops(), make_crops('multiscale', resize=5)])
+@pytest.mark.parametrize('shard', [(0, 1), (1, 2)])
+def test_of_resident_images_the_numbers_are_given_and_none_is_read(source, random_crops, shard):
+    class Unread(sources.ArraySource):
+        def read(self, numbers):
+            raise AssertionError('read')
+
+    unread = Unread(source.images, source.labels, source.class_names)
+    batches = take_all(unread, 7, random_crops, shard=shard, crop_on='resident')
+    expected = take_all(source, 7, random_crops, shard=shard, crop_on='device')
+    for batch, sent in zip(batches, expected, strict=True):
+        assert batch.inputs.keys() == {'numbers', 'boxes'}
+        assert batch.inputs['numbers'].dtype == np.int32
+        images = source.images[batch.inputs['numbers']]
+        np.testing.assert_array_equal(images, sent.inputs['images'])
+        np.testing.assert_array_equal(batch.inputs['boxes'], sent.inputs['boxes'])
+        np.testing.assert_array_equal(batch.unreadable, sent.unreadable)
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_and_reported(source):

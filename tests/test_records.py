@@ -21,6 +21,13 @@ def test_rows_are_objects_with_their_step(tmp_path):
     assert rows(tmp_path) == [{'step': 1, 'loss': 0.1}, {'step': 2, 'loss': 0.2}]
 
 
+def test_the_bar_moves_by_several_steps_at_once(tmp_path, capsys):
+    recorder = Recorder(Run.at(tmp_path), start=2, total=10, images_per_step=4)
+    recorder.advance(8)
+    recorder.close()
+    assert '40.0/40.0' in capsys.readouterr().err
+
+
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     record(tmp_path, 0, [1, 2, 3, 4])
     with (tmp_path / 'metrics.jsonl').open('a') as file:

@@ -111,7 +111,7 @@ def _program(config: ConfigDict, mesh: Mesh) -> tuple[Program, int | None]:
     """The program, and the number of training images where it can be told."""
     name, split = config.data.name, config.data.train_split
     geometry, shape = PatchGeometry.of(config.patches), None
-    needs_shape = config.data.crop_on == 'device' or not (geometry.resize or geometry.size)
+    needs_shape = config.data.crop_on != 'host' or not (geometry.resize or geometry.size)
     try:
         opened = open_dataset(config.data).images(split)
     except InputError:

@@ -44,8 +44,8 @@ def run(config: ConfigDict) -> None:
         raise InputError(f'benchmark.data.seconds={seconds} must be above 0')
     training = set_up(config, open_dataset(config.data))
     source = training.images.source
-    size, on_device = config.data.batch_size, config.data.crop_on == 'device'
-    options = {'seed': config.seed, 'batch_size': size, 'on_device': on_device}
+    size, crop_on = config.data.batch_size, config.data.crop_on
+    options = {'seed': config.seed, 'batch_size': size, 'crop_on': crop_on}
     dataset = pipeline.batch_dataset(source, training.crops, **options)
     turns = itertools.count()
 
@@ -62,13 +62,14 @@ def run(config: ConfigDict) -> None:
         names = [source.name(i) for i in numbers[0].tolist()]
         decoded = list(map(images.decode, encoded, names))
         measured('decode', lambda: list(map(images.decode, encoded, names)))
-    for stage, work in _cutting(training.crops, decoded, on_device):
+    for stage, work in _cutting(training.crops, decoded, crop_on != 'host'):
         measured(stage, work)
     measured('batch', lambda: dataset[next(turns)])
 
     inputs, sharding = dataset[0].inputs, batch_sharded(training.mesh)
     measured('transfer', lambda: jax.block_until_ready(global_arrays(inputs, sharding)))
-    step = measured('step', _stepper(training, global_arrays(inputs, sharding)))
+    on_devices = {**global_arrays(inputs, sharding), **training.shared}
+    step = measured('step', _stepper(training, on_devices))
     peer = _pillow(config, decoded)
     pillow = _measured(
         'pillow',

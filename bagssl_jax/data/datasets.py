@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from bagssl_jax.data import pipeline
 from bagssl_jax.data.folder import load_folder
 from bagssl_jax.data.photos import load_photos
 from bagssl_jax.data.prepared import load_prepared
-from bagssl_jax.data.reading import next_readable
+from bagssl_jax.data.reading import next_readable, read_or_replace
 from bagssl_jax.data.sources import ArraySource, Part, Source
 from bagssl_jax.data.views import View
 from bagssl_jax.errors import InputError, UnreadableImage
@@ -142,6 +143,28 @@ class Images:
         """
         return self.image_shape or self.first().shape[:2]
 
+    def pixels(self, *, min_side: int) -> tuple[np.ndarray, np.ndarray]:
+        """All images, which are of one size: uint8 [n h w 3].
+
+        Args:
+          min_side: pixels on each side, without which an image counts as unreadable.
+
+        Returns:
+          The images, and int64 [any], the numbers of those that could not be read, in whose places
+          the next ones that could were taken, as in `pipeline.TrainBatch`.
+
+        Raises:
+          InputError: as for `source`, or many images in a row cannot be read.
+        """
+        shape = len(self), *self.image_shape, 3
+        _refuse_beyond_memory(math.prod(shape), self.title, 'data.crop_on=device')
+        pixels, unreadable = np.empty(shape, np.uint8), []
+        for numbers in _by_parts(len(self)):
+            (images, _), faults = read_or_replace(self.source, numbers, min_side=min_side)
+            pixels[numbers] = images
+            unreadable.append(faults[faults >= 0])
+        return pixels, np.concatenate(unreadable)
+
     def part(self, count: int, *, seed: int) -> 'Images':
         """So many of the images, drawn at random, in their order; all where there are fewer."""
         return dataclasses.replace(self, stored=Part(self.stored, count, seed=seed))
@@ -169,16 +192,10 @@ class Images:
 def _decoded(source: Source, title: str) -> ArraySource:
     """All images of a source in one array; InputError where they do not fit into one."""
     first = source.read(np.array([0])).images[0]
-    needed, available = len(source) * first.nbytes, psutil.virtual_memory().available
-    if needed > available:
-        raise InputError(
-            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
-            'memory that are free: give data.in_memory=False'
-        )
+    _refuse_beyond_memory(len(source) * first.nbytes, title, 'data.in_memory=False')
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = np.empty(len(source), np.int64)
-    for start in range(0, len(source), DECODED_AT_A_TIME):
-        numbers = np.arange(start, min(start + DECODED_AT_A_TIME, len(source)))
+    for numbers in _by_parts(len(source)):
         try:
             records = source.read(numbers)
         except UnreadableImage as error:
@@ -194,3 +211,19 @@ def _decoded(source: Source, title: str) -> ArraySource:
             images[i] = image
         labels[numbers] = records.labels
     return ArraySource(images, labels, source.class_names, source.fingerprint, title)
+
+
+def _by_parts(count: int) -> Iterator[np.ndarray]:
+    """The numbers of so many images, `DECODED_AT_A_TIME`."""
+    for start in range(0, count, DECODED_AT_A_TIME):
+        yield np.arange(start, min(start + DECODED_AT_A_TIME, count))
+
+
+def _refuse_beyond_memory(needed: int, title: str, instead: str) -> None:
+    """Raises InputError where so many bytes are not free on the host."""
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f'{title} would take {needed / 2**30:.0f} GiB of the {available / 2**30:.0f} GiB of '
+            f'memory that are free: give {instead}'
+        )

@@ -21,7 +21,8 @@ from bagssl_jax.data.sources import Source
 from bagssl_jax.data.views import View
 from bagssl_jax.errors import InputError
 
-CROP_ON = ('host', 'device')  # where training patches are cut: here, or by what takes the batches
+# Where training patches are cut: here; by what takes the batches; by that, which has all images.
+CROP_ON = ('host', 'device', 'resident')
 ON_ERROR = ('stop', 'skip')  # at an unreadable image: raise its error, or leave it out
 
 
@@ -29,8 +30,9 @@ class TrainBatch(NamedTuple):
     """One process's part of a global batch, of b images.
 
     Attributes:
-      inputs: {'patches': uint8 [b p s s c]}, or, where the device is to cut them, {'images': uint8
-        [b h w c], 'boxes': int32 [b p 4]}.
+      inputs: {'patches': uint8 [b p s s c]}; where the device is to cut them, {'images': uint8
+        [b h w c], 'boxes': int32 [b p 4]}; where it has all images, {'numbers': int32 [b],
+        'boxes'}.
       unreadable: int64 [b], the numbers of images that could not be read, in whose places the next
         ones that could were taken; -1 for all others.
     """
@@ -48,7 +50,7 @@ def train_batches(
     start: int = 0,
     workers: int = 0,
     shard: tuple[int, int] = (0, 1),
-    on_device: bool = False,
+    crop_on: str = 'host',
 ) -> Iterator[TrainBatch]:
     """Endless shuffled batches of random patches, from batch number `start` on.
 
@@ -65,10 +67,10 @@ def train_batches(
       workers: processes that read and crop; 0 does so in threads of this one.
       shard: (index, count) of the part of each batch that this process wants; the parts of a
         batch, in order, are the global batch.
-      on_device: leave the cutting of patches to the device; images must be of one size.
+      crop_on: one of `CROP_ON`; all but 'host' need images of one size, and 'resident' reads none.
     """
     batches = batch_dataset(
-        source, random_crops, seed=seed, batch_size=batch_size, shard=shard, on_device=on_device
+        source, random_crops, seed=seed, batch_size=batch_size, shard=shard, crop_on=crop_on
     )
     return prefetched(batches.slice(slice(start, None)), _threads(source), workers)
 
@@ -80,11 +82,11 @@ def batch_dataset(
     seed: int,
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
-    on_device: bool = False,
+    crop_on: str = 'host',
 ) -> grain.MapDataset:
     """Batch i of `train_batches`, made when element i is asked for."""
     numbers = grain.MapDataset.source(_ShuffledNumbers(len(source), batch_size, seed))
-    return numbers.seed(seed).random_map(_RandomPatches(source, random_crops, shard, on_device))
+    return numbers.seed(seed).random_map(_RandomPatches(source, random_crops, shard, crop_on))
 
 
 class Bags(NamedTuple):
@@ -187,20 +189,25 @@ class _RandomPatches(grain.transforms.RandomMap):
     source: Source
     crops: RandomCrops
     shard: tuple[int, int]
-    on_device: bool
+    crop_on: str
 
     def random_map(self, numbers: np.ndarray, rng: np.random.Generator) -> TrainBatch:
         index, count = self.shard
         size = len(numbers) // count
         part = slice(index * size, (index + 1) * size)
         # Drawn for the global batch, so that the crops of an image do not depend on its shard.
-        draws = self.crops.draw(rng, len(numbers))[part]
+        draws, numbers = self.crops.draw(rng, len(numbers))[part], numbers[part]
+        if self.crop_on == 'resident':
+            heights, widths = np.broadcast_to(self.source.image_shape, (size, 2)).T
+            boxes = self.crops.boxes(draws, heights, widths)
+            inputs = {'numbers': numbers.astype(np.int32), 'boxes': boxes}
+            return TrainBatch(inputs, np.full(size, -1))
         (images, _), unreadable = read_or_replace(
-            self.source, numbers[part], min_side=self.crops.min_side
+            self.source, numbers, min_side=self.crops.min_side
         )
         heights, widths = np.array([image.shape[:2] for image in images]).T
         boxes = self.crops.boxes(draws, heights, widths)
-        if self.on_device:
+        if self.crop_on == 'device':
             return TrainBatch({'images': np.asarray(images), 'boxes': boxes}, unreadable)
         patches = cut(images, boxes, resize=self.crops.resize)
         return TrainBatch({'patches': patches}, unreadable)

@@ -1,6 +1,7 @@
 """The training loop: data, steps, records, checkpoints."""
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -16,11 +17,13 @@ from bagssl_jax.data import pipeline
 from bagssl_jax.data.datasets import Dataset
 from bagssl_jax.data.reading import unreadable_image
 from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage, WorkerDied
-from bagssl_jax.parallel import batch_sharded, prefetch_to_devices
+from bagssl_jax.parallel import batch_sharded, prefetch_to_devices, stack_sharded
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
+from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
+from bagssl_jax.training.steps import Metrics
 
 Monitor = Callable[[Any], dict[str, float]]
 
@@ -47,12 +50,15 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     training = set_up(config, dataset)
     state, total = training.state, training.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
+    longest = min(config.train.steps_per_execution, total)
+    execute = make_execute(training.step, longest=longest)
+    look_at = make_look(training.spread, longest=longest)
     run.claim(config.to_dict(), training.images.describe())
 
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
-        start, unlogged, unreadable = 0, [], set()
+        start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
         if restored := checkpoints.restore_newest(to_items(state)):
             start, items, position = restored
             state, unlogged = from_items(items), position['unlogged']
@@ -67,40 +73,52 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         )
         stack.callback(recorder.close)
         stopped_by = stack.enter_context(_deferred_signals())
-        batches = stack.enter_context(contextlib.closing(_batches(config, training, start)))
+        pauses = [config.train.log_every, config.train.checkpoint_every]
+        pauses += [training.monitor_every] if monitor else []
+        plan = functools.partial(executions, start, total, longest=longest, pauses=pauses)
+        batches = stack.enter_context(
+            contextlib.closing(_batches(config, training, start, plan(), longest))
+        )
+
+        def leave_out(indices):
+            for index in sorted({*indices} - unreadable):
+                _refuse_or_note(training, index, config.data.on_error)
+                unreadable.add(index)
 
         def save(step):
             position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
             checkpoints.save(step, to_items(state), position)
 
-        for step in range(start + 1, total + 1):
+        leave_out(training.unreadable)
+        under_way = []  # executions of which the metrics are on the devices
+        for steps in plan():
+            done, step = steps[0] - 1, steps[-1]
             try:
                 inputs, faults = next(batches)
-                for index in sorted({*faults[faults >= 0].tolist()} - unreadable):
-                    _refuse_or_note(training, index, config.data.on_error)
-                    unreadable.add(index)
+                leave_out(faults[faults >= 0].tolist())
             except Exception as error:
                 # Whatever became of the data, what was learned from it so far stays.
-                if step - 1 > start:
-                    unlogged = _finite(unlogged, step - 1)
-                    save(step - 1)
+                if done > start:
+                    unlogged += _finite(under_way)
+                    save(done)
                 if stopped_by:
-                    raise Interrupted(stopped_by[0], step - 1) from None
-                raise _explained(error, step - 1) from None
-            state, metrics = training.step(state, inputs)
-            unlogged.append(metrics)
-            recorder.advance()
-            # At most two steps under way: memory stays bounded, and the progress bar honest.
-            jax.block_until_ready(unlogged[-2:][0])
+                    raise Interrupted(stopped_by[0], done) from None
+                raise _explained(error, done) from None
+            state, metrics = execute(state, inputs, len(steps), training.shared)
+            under_way.append((steps, metrics))
+            recorder.advance(len(steps))
+            # At most two under way: memory stays bounded, and the progress bar honest.
+            jax.block_until_ready(under_way[-2:][0][1])
             stop = bool(stopped_by)  # once: a signal that comes later is for the next step
             due = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
             look = monitor is not None and step % training.monitor_every == 0
             if due or log:
-                unlogged = _finite(unlogged, step)
+                unlogged += _finite(under_way)
+                under_way = []
             if log:
                 row = {name: float(np.mean([m[name] for m in unlogged])) for name in unlogged[0]}
-                spread = jax.device_get(training.spread(state, inputs))
+                spread = jax.device_get(look_at(state, inputs, len(steps), training.shared))
                 row |= {name: float(value) for name, value in spread.items()}
                 recorder.log(step, {**row, 'learning_rate': float(training.schedule(step - 1))})
                 unlogged = []
@@ -116,9 +134,9 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
 
 
 def _batches(
-    config: ConfigDict, training: Training, start: int
+    config: ConfigDict, training: Training, start: int, planned: Iterator[range], longest: int
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
-    """What the training step takes, on the devices, and the numbers of unreadable images."""
+    """What the planned executions take, on the devices, and the numbers of unreadable images."""
     batches = pipeline.train_batches(
         training.images.source,
         training.crops,
@@ -127,10 +145,12 @@ def _batches(
         start=start,
         workers=config.data.workers,
         shard=(jax.process_index(), jax.process_count()),
-        on_device=config.data.crop_on == 'device',
+        crop_on=config.data.crop_on,
     )
+    sharding = (batch_sharded if longest == 1 else stack_sharded)(training.mesh)
     with contextlib.closing(batches):
-        yield from prefetch_to_devices(batches, batch_sharded(training.mesh))
+        grouped = stacked(batches, map(len, planned), longest=longest)
+        yield from prefetch_to_devices(grouped, sharding)
 
 
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
@@ -179,18 +199,21 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     )
 
 
-def _finite(metrics: list[dict[str, Any]], step: int) -> list[dict[str, float]]:
-    """The metrics of the last steps, up to `step`, as floats; InputError for a non-finite one."""
-    fetched = [{name: float(value) for name, value in m.items()} for m in jax.device_get(metrics)]
-    for place, row in enumerate(fetched):
-        broken = [name for name in row if name != 'loss' and not math.isfinite(row[name])]
-        if broken or not math.isfinite(row['loss']):
-            raise InputError(
-                f'step {step - len(fetched) + 1 + place}: {", ".join(broken) or "loss"} is not '
-                'finite. The checkpoints so far are kept: in a new workdir, lower '
-                'optimizer.learning_rate or lengthen optimizer.warmup_epochs'
-            )
-    return fetched
+def _finite(under_way: list[tuple[range, Metrics]]) -> list[dict[str, float]]:
+    """The metrics of each step of some executions; InputError for a non-finite one."""
+    rows = []
+    for steps, metrics in jax.device_get(under_way):
+        for place, step in enumerate(steps):
+            row = {name: float(np.ravel(value)[place]) for name, value in metrics.items()}
+            broken = [name for name in row if name != 'loss' and not math.isfinite(row[name])]
+            if broken or not math.isfinite(row['loss']):
+                raise InputError(
+                    f'step {step}: {", ".join(broken) or "loss"} is not finite. The checkpoints so '
+                    'far are kept: in a new workdir, lower optimizer.learning_rate or lengthen '
+                    'optimizer.warmup_epochs'
+                )
+            rows.append(row)
+    return rows
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from bagssl_jax.parallel import (
     sharded_shapes,
 )
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
+from bagssl_jax.training.resident import from_resident, load_resident, resident_shape
 from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
@@ -41,7 +42,7 @@ class Program(NamedTuple):
       schedule: step -> learning rate.
       networks: with a predictor where the objective has a target.
       side: in pixels, of the patches as the networks take them.
-      inputs: of the step: their global shapes, sharded over `mesh`.
+      inputs: of the step: their global shapes, sharded over `mesh`, or replicated: 'resident'.
       init: makes a fresh state.
       step: (state, inputs) -> (state, metrics), as by `make_train_step`.
       spread: (state, inputs) -> metrics, as by `make_spread_step`.
@@ -74,6 +75,8 @@ class Training(NamedTuple):
     state: TrainState | None  # fresh; None once the loop has taken it
     step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
     spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
+    shared: Inputs  # that every step takes beside its batch: 'resident' images, if any
+    unreadable: tuple[int, ...]  # the numbers of images of which that is known from the start
 
 
 def set_up(config: ConfigDict, dataset: Dataset) -> Training:
@@ -93,6 +96,11 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
     count = len(images.source)
     program = make_program(config, mesh, images=count, image_shape=images.image_shape)
+    shared, unreadable = {}, ()
+    if config.data.crop_on == 'resident':
+        shared['resident'], unreadable = load_resident(
+            images, mesh, min_side=random_crops.min_side, on_error=config.data.on_error
+        )
     return Training(
         mesh,
         images,
@@ -103,6 +111,8 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         jax.device_put(program.init(), replicated(mesh)),
         program.step,
         program.spread,
+        shared,
+        unreadable,
     )
 
 
@@ -152,24 +162,25 @@ def make_program(
         'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
         'mesh': mesh,
     }
+    step = make_train_step(
+        networks, objective, optimizer, cosine_momentum(config.target.momentum, total), **options
+    )
+    spread = make_spread_step(networks, **options)
+    if config.data.crop_on == 'resident':
+        step = from_resident(step, image_shape, mesh, donate=True)
+        spread = from_resident(spread, image_shape, mesh, donate=False)
     return Program(
         total_steps=total,
         monitor_every=max(1, round(config.train.monitor_every * per_epoch)),
         schedule=schedule,
         networks=networks,
         side=side,
-        inputs=_input_shapes(config, side, image_shape, mesh),
+        inputs=_input_shapes(config, side, images, image_shape, mesh),
         init=functools.partial(
             create_state, networks, optimizer, config.seed, side=geometry.input_side
         ),
-        step=make_train_step(
-            networks,
-            objective,
-            optimizer,
-            cosine_momentum(config.target.momentum, total),
-            **options,
-        ),
-        spread=make_spread_step(networks, **options),
+        step=step,
+        spread=spread,
     )
 
 
@@ -193,6 +204,7 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         ('optimizer.warmup_epochs', 0, 1e9),
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
+        ('train.steps_per_execution', 1, math.inf),
         ('train.log_every', 1, math.inf),
         ('train.monitor_every', 0, 1e9),
         ('train.checkpoint_every', 1, math.inf),
@@ -226,8 +238,8 @@ def _make_cut(
         return operator.itemgetter('patches')
     if image_shape is None:
         raise InputError(
-            f'data.crop_on=device needs images of one size, and those of {config.data.name} '
-            f'{config.data.train_split} may differ: leave data.crop_on=host'
+            f'data.crop_on={config.data.crop_on} needs images of one size, and those of '
+            f'{config.data.name} {config.data.train_split} may differ: leave data.crop_on=host'
         )
     size = geometry.side(*image_shape) if config.crops == 'fixed' else 0
     return lambda inputs: device_crops.cut(
@@ -236,9 +248,9 @@ def _make_cut(
 
 
 def _input_shapes(
-    config: ConfigDict, side: int, image_shape: tuple[int, int] | None, mesh: Mesh
+    config: ConfigDict, side: int, images: int, image_shape: tuple[int, int] | None, mesh: Mesh
 ) -> Inputs:
-    """The shapes of a global batch as `pipeline.TrainBatch` has its inputs."""
+    """The shapes of a global batch, as in `pipeline.TrainBatch`, and of what all of them share."""
     shape = config.data.batch_size, config.patches.count
 
     def sharded(*shape: int, dtype: type) -> jax.ShapeDtypeStruct:
@@ -248,6 +260,12 @@ def _input_shapes(
         return {
             'images': sharded(shape[0], *image_shape, 3, dtype=np.uint8),
             'boxes': sharded(*shape, 4, dtype=np.int32),
+        }
+    if config.data.crop_on == 'resident':
+        return {
+            'numbers': sharded(shape[0], dtype=np.int32),
+            'boxes': sharded(*shape, 4, dtype=np.int32),
+            'resident': resident_shape(images, image_shape, mesh),
         }
     return {'patches': sharded(*shape, side, side, 3, dtype=np.uint8)}
 

@@ -124,6 +124,10 @@ def get_config() -> ConfigDict:
     config.train = train = ConfigDict()
     train.epochs = 10.0
     train.steps = 0  # when given, wins over epochs
+    # Parts of a batch that pass through the networks one after the other, in the memory of one; the
+    # loss is of the whole batch. BatchNorm takes the statistics of a part, and updates the running
+    # ones after each.
+    train.accumulate = 1
     train.log_every = 20  # steps
     train.monitor_every = 0.0  # epochs between looks at a kNN on held-out training images; 0: none
     train.checkpoint_every = 500  # steps; the last step is always saved

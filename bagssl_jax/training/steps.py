@@ -1,5 +1,6 @@
 """The jitted, sharded training step, and the look at collapse that goes with it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ def make_train_step(
     objective_key = jax.random.fold_in(key, 2**32 - 1)
 
     def update(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
-        batch = inputs, _places(inputs)
+        batch = inputs, _places(cut, inputs)
         target_params = _each(state.target, 'params')
 
         def loss_fn(params):
@@ -142,7 +143,7 @@ def make_spread_step(
             return stats, {name: outputs[name] for name in ('encoder', 'projector')}
 
         stats = _each(state.online, 'batch_stats')
-        _, outputs = in_parts(outputs_of, stats, (inputs, _places(inputs)), accumulate)
+        _, outputs = in_parts(outputs_of, stats, (inputs, _places(cut, inputs)), accumulate)
         metrics = {}
         for space, name in (('h', 'encoder'), ('z', 'projector')):
             vectors = outputs[name].reshape(-1, outputs[name].shape[-1])  # [b p d] -> [n d]
@@ -188,10 +189,11 @@ def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:
     return {name: of_network[kind] for name, of_network in variables.items()}
 
 
-def _places(inputs: Inputs) -> jax.Array:
-    """This device's images' places in the global batch, int32 [b]."""
-    images = len(jax.tree.leaves(inputs)[0])
-    return jax.lax.axis_index(DATA_AXIS) * images + jnp.arange(images)
+def _places(cut: Cut, inputs: Inputs) -> jax.Array:
+    """The places of this device's patches in the global batch, int32 [b p]."""
+    bags = jax.eval_shape(cut, inputs).shape[:2]
+    count = math.prod(bags)
+    return (jax.lax.axis_index(DATA_AXIS) * count + jnp.arange(count)).reshape(bags)
 
 
 def _augmented_patches(
@@ -200,10 +202,8 @@ def _augmented_patches(
     """The patches of some images, float [b*p h w c], and (b, p)."""
     inputs, places = part
     patches = cut(inputs)
-    bags = patches.shape[:2]
-    places = places[:, None] * bags[1] + jnp.arange(bags[1])[None]  # [b] -> [b p]
     patches = patches.reshape(-1, *patches.shape[2:])  # [b p h w c] -> [n h w c]
-    return augment(jax.random.fold_in(key, step), patches, places.reshape(-1)), bags
+    return augment(jax.random.fold_in(key, step), patches, places.reshape(-1)), places.shape
 
 
 def _over_devices(function: Callable, mesh: Mesh, outputs: int) -> Callable:

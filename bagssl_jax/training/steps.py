@@ -191,7 +191,7 @@ def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:
 
 def _places(cut: Cut, inputs: Inputs) -> jax.Array:
     """The places of this device's patches in the global batch, int32 [b p]."""
-    bags = jax.eval_shape(cut, inputs).shape[:2]
+    bags = jax.eval_shape(lambda inputs: cut(inputs), inputs).shape[:2]  # `cut` may be no function
     count = math.prod(bags)
     return (jax.lax.axis_index(DATA_AXIS) * count + jnp.arange(count)).reshape(bags)
 

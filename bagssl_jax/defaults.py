@@ -129,6 +129,10 @@ def get_config() -> ConfigDict:
     # Steps in one call of the devices, for small steps, which else wait for the host; fewer where
     # one of the following is due
     train.steps_per_execution = 1
+    # Parts of a batch that pass through the networks one after the other, in the memory of one; the
+    # loss is of the whole batch. BatchNorm takes the statistics of a part, and updates the running
+    # ones after each.
+    train.accumulate = 1
     train.log_every = 20  # steps
     train.monitor_every = 0.0  # epochs between looks at a kNN on held-out training images; 0: none
     train.checkpoint_every = 500  # steps; the last step is always saved

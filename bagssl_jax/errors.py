@@ -84,5 +84,6 @@ def memory_shortage(needed: float, available: float) -> str:
 _UNITS = {'M': 2**20, 'G': 2**30}
 _LESS = (
     'fewer images or patches at a time (data.batch_size, patches.count; probe.batch_size for '
-    'embeddings), encoder.remat=norms, encoder.dtype=bfloat16, or more devices, need less'
+    'embeddings), train.accumulate=2 or more, encoder.remat=norms, encoder.dtype=bfloat16, or more '
+    'devices, need less'
 )

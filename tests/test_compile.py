@@ -46,6 +46,14 @@ def test_the_devices_at_hand(shrunk, capsys):
     assert found['forward']['collectives'] == {}
 
 
+def test_a_step_in_parts_has_memory_but_no_counts(shrunk, capsys):
+    config = shrunk('--config.train.accumulate=2', '--config.benchmark.compile.stages=spread_step')
+    benchmark(config, 'compile')
+    [row] = rows(capsys.readouterr().out).values()
+    assert row['temporary_gib'] > 0
+    assert not row.keys() & {'operations', 'bytes_accessed', 'collectives'}
+
+
 @pytest.mark.parametrize('crop_on', pipeline.CROP_ON)
 def test_a_program_has_the_shapes_of_what_training_runs(shrunk, crop_on):
     config = shrunk(f'--config.data.crop_on={crop_on}', '--config.patches.size=0')

@@ -31,6 +31,7 @@ def test_out_of_memory_says_how_much_and_what_helps(text, said):
     line = out_of_memory(jax.errors.JaxRuntimeError(text))
     assert line.startswith(said)
     assert 'data.batch_size, patches.count' in line
+    assert 'train.accumulate=2' in line
     assert 'encoder.dtype=bfloat16' in line
     assert '\n' not in line
 

@@ -129,8 +129,13 @@ def test_a_signal_between_steps_is_for_the_next(config, tmp_path, monkeypatch, r
 
 
 @pytest.mark.slow
-def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch):
-    config = shrunk('--config.objective.name=byol', '--config.crops=multiscale')
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch, accumulate):
+    config = shrunk(
+        '--config.objective.name=byol',
+        '--config.crops=multiscale',
+        f'--config.train.accumulate={accumulate}',
+    )
     train(config, tmp_path / 'uninterrupted')
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
@@ -331,6 +336,8 @@ def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
         ('train.epochs=0', r'train.epochs=0.0 is no step'),
         ('train.log_every=0', r'train.log_every=0'),
         ('train.steps_per_execution=0', r'train.steps_per_execution=0 must be at least 1'),
+        ('train.accumulate=0', r'train.accumulate=0 must be at least 1'),
+        ('train.accumulate=3', r'16 cannot be passed by 8 devices in train.accumulate=3 parts'),
         ('crops=random', r"unknown crops 'random': choose from fixed, multiscale"),
     ],
 )

@@ -42,6 +42,7 @@ def test_the_same_configuration_may_come_again(tmp_path):
     [
         ('data.name', 'cifar10', 'data.name=photos, not cifar10'),
         ('seed', 1, 'seed=0, not 1'),
+        ('train.accumulate', 2, 'train.accumulate=1, not 2'),
         ('new', 3, 'new=None, not 3'),
     ],
 )

@@ -20,7 +20,8 @@ def collective_bytes(text: str) -> dict[str, int]:
     Of each collective the whole array: an all-reduce's and an all-to-all's result, what an
     all-gather makes, what a reduce-scatter takes. Of two halves of an asynchronous one the second.
 
-    A collective in the body of a loop counts once; the training step has none there.
+    A collective in the body of a loop counts once; the training step has none there, unless its
+    batch passes in parts (`train.accumulate`).
 
     Args:
       text: of a compiled program, as `jax.stages.Compiled.as_text` gives it.

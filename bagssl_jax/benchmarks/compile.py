@@ -48,6 +48,9 @@ def run(config: ConfigDict) -> None:
     also the number of images is known, 'chip_hours', of the whole training at 40% of the peak
     operations. These are worked out, not measured.
 
+    XLA counts the body of a loop once. So of a step in parts (`train.accumulate` above 1) there is
+    neither a count, of operations, bytes or collectives, nor what follows from counts.
+
     Raises:
       InputError: the configuration cannot be carried out or does not fit into memory, or the
         topology is unknown or needs a compiler that is not installed.
@@ -65,11 +68,15 @@ def run(config: ConfigDict) -> None:
     for name in settings.stages:
         work = STAGES[name](config, mesh, program)
         row = _compiled(work.lowered, f'{name} of {work.count} {work.unit}', mesh, peaks)
-        if name == 'train_step':
+        counted = name == 'forward' or config.train.accumulate == 1
+        if not counted:
+            for count in ('operations', 'bytes_accessed', 'collectives'):
+                del row[count]
+        if counted and name == 'train_step':
             row |= _of_gradient(row['collectives'], program.state_shapes(mesh).params)
-        if peaks:
+        if counted and peaks:
             row |= _bounds(row, work, mesh, peaks)
-        if peaks and name == 'train_step' and (images or config.train.steps):
+        if counted and peaks and name == 'train_step' and (images or config.train.steps):
             seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
             row['chip_hours'] = seconds * mesh.size / 3600
         print(json.dumps({'what': 'compile', 'stage': name, **_rounded(row)}), flush=True)

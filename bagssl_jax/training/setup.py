@@ -161,6 +161,7 @@ def make_program(
         'augment': transform,
         'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
         'mesh': mesh,
+        'accumulate': config.train.accumulate,
     }
     step = make_train_step(
         networks, objective, optimizer, cosine_momentum(config.target.momentum, total), **options
@@ -205,6 +206,7 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         ('train.epochs', 0, 1e9),
         ('train.steps', 0, math.inf),
         ('train.steps_per_execution', 1, math.inf),
+        ('train.accumulate', 1, math.inf),
         ('train.log_every', 1, math.inf),
         ('train.monitor_every', 0, 1e9),
         ('train.checkpoint_every', 1, math.inf),
@@ -216,6 +218,12 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         if not least <= value <= most:  # not a number is neither
             limit = f'from {least} to {most:g}' if most < math.inf else f'at least {least}'
             raise InputError(f'{key}={value} must be {limit}')
+    parts = mesh.size * config.train.accumulate
+    if config.data.batch_size % parts:
+        raise InputError(
+            f'data.batch_size={config.data.batch_size} cannot be passed by {mesh.size} devices in '
+            f'train.accumulate={config.train.accumulate} parts: give a multiple of {parts}'
+        )
 
 
 def _make_crops(config: ConfigDict, images: Images) -> crops.RandomCrops:

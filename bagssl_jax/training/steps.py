@@ -1,5 +1,6 @@
 """The jitted, sharded training step, and the look at collapse that goes with it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from bagssl_jax.models import Networks
 from bagssl_jax.objectives import Objective
 from bagssl_jax.parallel import DATA_AXIS
+from bagssl_jax.training.accumulation import in_parts
 from bagssl_jax.training.collapse import spread
 from bagssl_jax.training.state import TrainState, Variables
 
@@ -30,10 +32,17 @@ def make_train_step(
     augment: Augment,
     key: jax.Array,
     mesh: Mesh,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]:
     """One update on one global batch, over all devices of `mesh`.
 
     Statistics, loss and gradient are those of the global batch, whatever the number of devices.
+
+    With `accumulate` above 1, the batch passes through the networks in so many parts, one after
+    the other, in the memory of one and with a second forward pass of each (`accumulation`). Loss
+    and gradient are still of the whole batch, for every objective. But BatchNorm normalises a part
+    by the statistics of that part, over all devices, and its running statistics, the target's too,
+    are updated part after part: `accumulate` times a step, as in PyTorch's accumulation.
 
     Args:
       networks: with a predictor exactly where the objective has a target.
@@ -45,6 +54,8 @@ def make_train_step(
       key: of the whole training; the step's own, of the augmentation and of the objective, are
         folded from it.
       mesh: the data mesh.
+      accumulate: parts of a batch, at least 1; must divide the images of a device. Image i is of
+        part i mod `accumulate`.
 
     Returns:
       (state, inputs of the global batch) -> (state, metrics), jitted; the state is donated.
@@ -55,20 +66,26 @@ def make_train_step(
     objective_key = jax.random.fold_in(key, 2**32 - 1)
 
     def update(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
-        patches = cut(inputs)
-        bags = patches.shape[:2]
-        x = _augmented(augment, key, state.step, patches)
-        if objective.target:
-            target_outputs, target_stats = forward(networks, state.target, x, bags)
+        batch = inputs, _places(cut, inputs)
+        target_params = _each(state.target, 'params')
 
         def loss_fn(params):
-            # Here, so that gradients are summed over the devices in float32, and not where the
-            # networks first use a parameter, which may be behind its cast to bfloat16.
+            # Here, so that gradients are summed over the devices in float32 and once a step, and
+            # not where the networks first use a parameter, which may be behind its cast to
+            # bfloat16, and once for each part.
             params = jax.lax.pcast(params, DATA_AXIS, to='varying')
-            outputs, stats = forward(networks, _with_params(state.online, params), x, bags)
-            vectors = [outputs['projector']]
-            if objective.target:
-                vectors = [outputs['predictor'], target_outputs['projector']]
+
+            def vectors_of(stats, part):
+                x, bags = _augmented_patches(cut, augment, key, state.step, part)
+                online, online_stats = forward(networks, params, stats[0], x, bags)
+                target, target_stats = forward(networks, target_params, stats[1], x, bags)
+                vectors = [online['projector']]
+                if objective.target:
+                    vectors = [online['predictor'], target['projector']]
+                return (online_stats, target_stats), vectors
+
+            stats = _each(state.online, 'batch_stats'), _each(state.target, 'batch_stats')
+            stats, vectors = in_parts(vectors_of, stats, batch, accumulate)
             # The objective is global already: differentiating a local loss and averaging the
             # gradients would be off by the number of devices.
             # Accelerators would multiply float32 matrices in TF32 or bfloat16.
@@ -78,7 +95,9 @@ def make_train_step(
                 )
             return loss, (terms, stats)
 
-        (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, (terms, (stats, target_stats))), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         target = state.target
@@ -103,7 +122,13 @@ def make_train_step(
 
 
 def make_spread_step(
-    networks: Networks, *, cut: Cut, augment: Augment, key: jax.Array, mesh: Mesh
+    networks: Networks,
+    *,
+    cut: Cut,
+    augment: Augment,
+    key: jax.Array,
+    mesh: Mesh,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Inputs], Metrics]:
     """How far h and z of a batch are spread: (state, inputs) -> metrics, jitted.
 
@@ -112,9 +137,13 @@ def make_spread_step(
     """
 
     def measure(state: TrainState, inputs: Inputs) -> Metrics:
-        patches = cut(inputs)
-        x = _augmented(augment, key, state.step, patches)
-        outputs, _ = forward(networks, state.online, x, patches.shape[:2])
+        def outputs_of(stats, part):
+            x, bags = _augmented_patches(cut, augment, key, state.step, part)
+            outputs, stats = forward(networks, state.params, stats, x, bags)
+            return stats, {name: outputs[name] for name in ('encoder', 'projector')}
+
+        stats = _each(state.online, 'batch_stats')
+        _, outputs = in_parts(outputs_of, stats, (inputs, _places(cut, inputs)), accumulate)
         metrics = {}
         for space, name in (('h', 'encoder'), ('z', 'projector')):
             vectors = outputs[name].reshape(-1, outputs[name].shape[-1])  # [b p d] -> [n d]
@@ -128,36 +157,53 @@ def make_spread_step(
 
 
 def forward(
-    networks: Networks, variables: dict[str, Variables], x: jax.Array, bags: tuple[int, int]
+    networks: Networks,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    x: jax.Array,
+    bags: tuple[int, int],
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Passes a batch through the networks in training mode, inside shard_map over the data axis.
 
     Args:
-      networks: those that `variables` has are applied, one to the other's output.
-      variables: name of a network -> its variables.
+      networks: those that `params` has are applied, one to the other's output.
+      params: name of a network -> its parameters.
+      stats: name of a network -> its running statistics.
       x: float [b*p h w c].
       bags: (b, p).
 
     Returns:
       Name of a network -> its output [b p d], and name -> its new statistics.
     """
-    outputs, stats = {}, {}
+    outputs, new_stats = {}, {}
     for name, network in networks._asdict().items():
-        if name in variables:
-            (x, _), updates = network.apply(variables[name], x, train=True, mutable=['batch_stats'])
+        if name in params:
+            variables = {'params': params[name], 'batch_stats': stats[name]}
+            (x, _), updates = network.apply(variables, x, train=True, mutable=['batch_stats'])
             outputs[name] = x.reshape(*bags, -1)  # [n d] -> [b p d]
-            stats[name] = updates.get('batch_stats', {})
-    return outputs, stats
+            new_stats[name] = updates.get('batch_stats', {})
+    return outputs, new_stats
 
 
-def _with_params(variables: dict[str, Variables], params: dict[str, Any]) -> dict[str, Variables]:
-    return {name: {**variables[name], 'params': params[name]} for name in variables}
+def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:
+    return {name: of_network[kind] for name, of_network in variables.items()}
 
 
-def _augmented(augment: Augment, key: jax.Array, step: jax.Array, patches: jax.Array) -> jax.Array:
+def _places(cut: Cut, inputs: Inputs) -> jax.Array:
+    """The places of this device's patches in the global batch, int32 [b p]."""
+    bags = jax.eval_shape(lambda inputs: cut(inputs), inputs).shape[:2]  # `cut` may be no function
+    count = math.prod(bags)
+    return (jax.lax.axis_index(DATA_AXIS) * count + jnp.arange(count)).reshape(bags)
+
+
+def _augmented_patches(
+    cut: Cut, augment: Augment, key: jax.Array, step: jax.Array, part: tuple[Inputs, jax.Array]
+) -> tuple[jax.Array, tuple[int, int]]:
+    """The patches of some images, float [b*p h w c], and (b, p)."""
+    inputs, places = part
+    patches = cut(inputs)
     patches = patches.reshape(-1, *patches.shape[2:])  # [b p h w c] -> [n h w c]
-    places = jax.lax.axis_index(DATA_AXIS) * len(patches) + jnp.arange(len(patches))
-    return augment(jax.random.fold_in(key, step), patches, places)
+    return augment(jax.random.fold_in(key, step), patches, places.reshape(-1)), places.shape
 
 
 def _over_devices(function: Callable, mesh: Mesh, outputs: int) -> Callable:

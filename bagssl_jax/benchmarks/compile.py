@@ -1,9 +1,7 @@
 """What the compiler says of a configuration's steps, also for devices that are not there."""
 
-import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +13,12 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.collectives import collective_bytes, sent_bytes
 from bagssl_jax.benchmarks.peaks import Peaks, device_peaks
+from bagssl_jax.benchmarks.programs import compile_program, program_bytes
+from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.encoder import embed_chunk
-from bagssl_jax.errors import InputError, memory_shortage, out_of_memory
+from bagssl_jax.errors import InputError, memory_shortage
 from bagssl_jax.models import make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
@@ -72,7 +72,7 @@ def run(config: ConfigDict) -> None:
         if peaks and name == 'train_step' and (images or config.train.steps):
             seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
             row['chip_hours'] = seconds * mesh.size / 3600
-        print(json.dumps({'what': 'compile', 'stage': name, **_rounded(row)}), flush=True)
+        print_row('compile', name, row)
 
 
 class Work(NamedTuple):
@@ -162,25 +162,15 @@ def _compiled(
     lowered: jax.stages.Lowered, what: str, mesh: Mesh, peaks: Peaks | None
 ) -> dict[str, Any]:
     """What the compiler says of a function; InputError where it does not fit into memory."""
-    kind = mesh.devices.flat[0].device_kind
-    start = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if shortage := out_of_memory(error):
-            raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}') from None
-        raise
-    seconds = time.perf_counter() - start
+    device = mesh.devices.flat[0]
+    what = f'{what} on {mesh.size} of {device.device_kind}'
+    compiled, seconds = compile_program(lowered, what)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    peak = memory.peak_memory_in_bytes
-    if kind == 'cpu':  # whose peak lacks the temporaries
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    peak = program_bytes(compiled, device.platform)
     if peaks and peak > peaks.memory:
-        shortage = memory_shortage(peak, peaks.memory)
-        raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}')
+        raise InputError(f'{what}: {memory_shortage(peak, peaks.memory)}')
     return {
-        'device': kind,
+        'device': device.device_kind,
         'devices': mesh.size,
         'seconds': seconds,
         'argument_gib': memory.argument_size_in_bytes / 2**30,
@@ -212,10 +202,3 @@ def _bounds(row: Mapping[str, Any], work: Work, mesh: Mesh, peaks: Peaks) -> dic
         'least_seconds': seconds[bound],
         f'most_{work.unit}_per_s': work.count / seconds[bound],
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to four digits, also in groups; whole numbers as they are."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(below) for key, below in value.items()}
-    return float(f'{value:.4g}') if isinstance(value, float) else value

@@ -67,7 +67,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         )
         stack.callback(recorder.close)
         stopped_by = stack.enter_context(_deferred_signals())
-        batches = stack.enter_context(contextlib.closing(_batches(config, training, start)))
+        batches = stack.enter_context(contextlib.closing(input_batches(config, training, start)))
 
         def save(step):
             position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
@@ -115,7 +115,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     _conclude(total, unreadable)
 
 
-def _batches(
+def input_batches(
     config: ConfigDict, training: Training, start: int
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the training step takes, on the devices, and the numbers of unreadable images."""

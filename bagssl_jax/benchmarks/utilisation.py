@@ -29,9 +29,10 @@ def matrix_operations(jaxpr: ClosedJaxpr | Jaxpr) -> int:
 
     Multiplications and additions, each as one. Of a convolution without those by padding and by
     the zeros between dilated inputs, of loops all turns, what is computed again to save memory
-    once more, and what nothing uses not at all. Of alternatives, such as forms for several platforms, the one that takes fewest.
-    The body of a loop whose length is not known before it runs counts once. What is elementwise,
-    and factorisations, are left out: they are no work for the units that matrix products keep busy.
+    once more, and what nothing uses not at all. Of alternatives, such as forms for several
+    platforms, the one that takes fewest. The body of a loop whose length is not known before it
+    runs counts once. What is elementwise, and factorisations, are left out: they are no work for
+    the units that matrix products keep busy.
 
     Args:
       jaxpr: as `jax.stages.Traced.jaxpr` gives it.

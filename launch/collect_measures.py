@@ -76,7 +76,7 @@ def ratios(lines: Lines) -> dict[str, Any]:
     if total := of_rounds(lines, 'embed', 'total'):
         found['embed_utilisation'] = total[0]['utilisation']
         found['embed_over_forward'] = total[0]['times_forward']
-    return found
+    return json.loads(json.dumps(found), parse_float=lambda text: float(f'{float(text):.4g}'))
 
 
 def of_rounds(lines: Lines, start: str, stage: str | None) -> list[dict[str, Any]]:

@@ -5,13 +5,12 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bagssl_jax.benchmarks.programs import compile_program, peak_memory
+from bagssl_jax.benchmarks.measured import compile_measured, print_rate
 from bagssl_jax.benchmarks.timing import (
     check_positive,
     clocked,
@@ -19,13 +18,12 @@ from bagssl_jax.benchmarks.timing import (
     print_row,
     summary,
 )
-from bagssl_jax.benchmarks.utilisation import matrix_operations, matrix_rate
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.encoder import CHUNKS, FrozenEncoder, embed_chunk
 from bagssl_jax.embedding.folder import CutBag, cut_ahead
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import DTYPES, init_variables, make_networks
+from bagssl_jax.models import init_variables, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
 
 SPACE = 'h'
@@ -62,36 +60,19 @@ def run(config: ConfigDict) -> None:
     encoder.check(count, SPACE)
     mesh, chunk = encoder.mesh, encoder.chunk
     [first] = _patches(cut_ahead(source, encoder, count, [0]), [])
-    rate = matrix_rate(mesh, DTYPES[config.encoder.dtype])
-    kind = {'device': mesh.devices.flat[0].device_kind, 'devices': mesh.size}
-    print_row('embed', 'matmul', {**kind, **rate})
+    rate = print_rate('embed', mesh, config.encoder.dtype)
+    of_pass = {'images': chunk / count, 'patches': chunk}
 
     patches = np.resize(first, (chunk, *first.shape[1:]))
     patches = jax.device_put(patches, batch_sharded(mesh))
     traced = embed_chunk.trace(
         encoder.networks, encoder.variables, patches, spaces=(SPACE,), flip=False
     )
-    what = f'{chunk} patches on {mesh.size} of {kind["device"]}'
-    forward, compile_seconds = compile_program(traced.lower(), what)
-    operations = matrix_operations(traced.jaxpr)
-
-    def row(seconds: float, **more: Any) -> dict[str, Any]:
-        return {
-            **kind,
-            'seconds': seconds,
-            'images_per_s': chunk / count / seconds,
-            'patches_per_s': chunk / seconds,
-            'operations': operations,
-            'utilisation': operations / seconds / rate['operations_per_s'],
-            **peak_memory(forward, mesh.local_devices),
-            'compile_seconds': compile_seconds,
-            **more,
-        }
-
+    forward = compile_measured(traced, f'{chunk} patches', mesh=mesh, rate=rate)
     alone = summary(
-        clocked(lambda: forward(encoder.variables, patches), warm=2, steps=settings.steps)
+        clocked(lambda: forward.run(encoder.variables, patches), warm=2, steps=settings.steps)
     )
-    print_row('embed', 'forward', row(**alone))
+    print_row('embed', 'forward', {**alone, **forward.row(alone['seconds'], **of_pass)})
 
     list(encoder.embed_each(itertools.repeat(first, math.ceil(CHUNKS * chunk / count)), SPACE))
     images, waits = math.ceil(settings.steps * chunk / count), []
@@ -100,12 +81,14 @@ def run(config: ConfigDict) -> None:
     with contextlib.closing(cut_ahead(source, encoder, count, numbers)) as bags:
         done = sum(1 for _ in encoder.embed_each(_patches(bags, waits), SPACE))
     elapsed = time.perf_counter() - start
-    more = {
+    seconds = elapsed / (done * count / chunk)
+    row = {
+        **forward.row(seconds, **of_pass),
         'share_waiting': sum(waits) / elapsed,
         'patches_per_s_per_core': done * count / (core_seconds() - start_cores),
+        'times_forward': seconds / alone['seconds'],
     }
-    seconds = elapsed / (done * count / chunk)
-    print_row('embed', 'total', row(seconds, **more, times_forward=seconds / alone['seconds']))
+    print_row('embed', 'total', row)
 
 
 def untrained_encoder(config: ConfigDict) -> FrozenEncoder:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bagssl_jax.benchmarks.programs import compile_program, peak_memory
+from bagssl_jax.benchmarks.measured import compile_measured, print_rate
 from bagssl_jax.benchmarks.timing import (
     check_positive,
     clocked,
@@ -16,10 +16,8 @@ from bagssl_jax.benchmarks.timing import (
     print_row,
     summary,
 )
-from bagssl_jax.benchmarks.utilisation import matrix_operations, matrix_rate
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import DTYPES
 from bagssl_jax.training.loop import input_batches
 from bagssl_jax.training.setup import set_up
 
@@ -58,32 +56,20 @@ def run(config: ConfigDict) -> None:
     training = set_up(config, open_dataset(config.data))
     mesh, state = training.mesh, training.state
     training = training._replace(state=None)  # or its arrays would stay beside the step's
-    rate = matrix_rate(mesh, DTYPES[config.encoder.dtype])
-    kind = {'device': mesh.devices.flat[0].device_kind, 'devices': mesh.size}
-    print_row('train', 'matmul', {**kind, **rate})
-    count = config.data.batch_size
+    rate = print_rate('train', mesh, config.encoder.dtype)
+    size = config.data.batch_size
+    of_step = {'images': size, 'patches': size * config.patches.count}
+
     with contextlib.closing(input_batches(config, training, start=0)) as batches:
         inputs, _ = next(batches)
         traced = training.step.trace(state, inputs)
-        operations = matrix_operations(traced.jaxpr)
-        what = f'a step of {count} images on {mesh.size} of {kind["device"]}'
-        step, compile_seconds = compile_program(traced.lower(), what)
-        advance = _Steps(step, state)
+        program = compile_measured(traced, f'a step of {size} images', mesh=mesh, rate=rate)
+        advance = _Steps(program.run, state)
         del state
 
         def row(seconds: np.ndarray) -> dict[str, Any]:
             found = summary(seconds)
-            median = found['seconds']
-            return {
-                **kind,
-                **found,
-                'images_per_s': count / median,
-                'patches_per_s': count * config.patches.count / median,
-                'operations': operations,
-                'utilisation': operations / median / rate['operations_per_s'],
-                **peak_memory(step, mesh.local_devices),
-                'compile_seconds': compile_seconds,
-            }
+            return {**found, **program.row(found['seconds'], **of_step)}
 
         alone = None
         if 'step' in settings.stages:
@@ -95,7 +81,7 @@ def run(config: ConfigDict) -> None:
             more = {
                 'share_waiting': waited / seconds.sum(),
                 'workers': config.data.workers,
-                'patches_per_s_per_core': count * config.patches.count / cores,
+                'patches_per_s_per_core': of_step['patches'] / cores,
             }
             if alone:
                 more['times_step'] = found['seconds'] / alone['seconds']

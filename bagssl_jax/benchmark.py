@@ -1,7 +1,15 @@
 """Measures how fast a configuration's parts run here. Prints one JSON object a line.
 
-    python -m bagssl_jax.benchmark data --config=configs/NAME.py[:ARGUMENT] [--config.KEY=VALUE ...]
+    python -m bagssl_jax.benchmark WHAT --config=configs/NAME.py[:ARGUMENT] [--config.KEY=VALUE ...]
     python -m bagssl_jax.benchmark compile --topology=v5e:2x4 --config=...
+
+WHAT is one of these:
+
+`train`: the training step alone, and with the pipeline that feeds it; nothing is written.
+
+`embed`: a frozen encoder's forward pass alone, and from the data set's images to embeddings.
+
+`probe`: embedding for the probes, and each probe on made-up features of the data set's size.
 
 `data`: the input pipeline, stage by stage and end to end, beside the training step and a Pillow
 pipeline that makes one patch at a time.

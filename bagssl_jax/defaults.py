@@ -180,6 +180,14 @@ def get_config() -> ConfigDict:
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
     benchmark.data.seconds = 3.0  # that each stage is measured for, at least
+    benchmark.train = ConfigDict()
+    benchmark.train.steps = 30  # that each stage is measured for
+    benchmark.train.stages = ('step', 'total')
+    benchmark.embed = ConfigDict()
+    benchmark.embed.steps = 30  # forward passes that each stage is measured for
+    benchmark.embed.patches = 16  # an image, on a grid
+    benchmark.probe = ConfigDict()
+    benchmark.probe.images = 1000  # that are embedded at most, each pass
     benchmark.compile = ConfigDict()
     benchmark.compile.topology = 'here'  # of a TPU slice that is not there: 'v5e:2x4'
     benchmark.compile.stages = ('train_step', 'forward')  # and 'spread_step'

@@ -2,10 +2,16 @@
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.benchmarks import compile, data
+from bagssl_jax.benchmarks import compile, data, embed, probe, train
 from bagssl_jax.errors import InputError
 
-BENCHMARKS = {'compile': compile.run, 'data': data.run}
+BENCHMARKS = {
+    'compile': compile.run,
+    'data': data.run,
+    'embed': embed.run,
+    'probe': probe.run,
+    'train': train.run,
+}
 
 
 def benchmark(config: ConfigDict, what: str, topology: str = '') -> None:

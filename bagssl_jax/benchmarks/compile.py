@@ -1,9 +1,7 @@
 """What the compiler says of a configuration's steps, also for devices that are not there."""
 
-import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +13,13 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.collectives import collective_bytes, sent_bytes
 from bagssl_jax.benchmarks.peaks import Peaks, device_peaks
+from bagssl_jax.benchmarks.programs import compile_program, program_bytes
+from bagssl_jax.benchmarks.timing import print_row
+from bagssl_jax.benchmarks.traffic import hbm_bytes
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.encoder import embed_chunk
-from bagssl_jax.errors import InputError, memory_shortage, out_of_memory
+from bagssl_jax.errors import InputError, memory_shortage
 from bagssl_jax.models import make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
@@ -39,7 +40,8 @@ def run(config: ConfigDict) -> None:
     Of each: 'device' and 'devices'; 'seconds' of compiling, or of finding the program in JAX's
     compilation cache where there is one; 'argument_gib', 'temporary_gib' and 'peak_gib' of a
     device's memory; 'operations' and 'bytes_accessed', of a device and step by XLA's count, which
-    has also the bytes that stay on the chip; 'collectives', kind -> bytes a step. Of 'train_step'
+    has also the bytes that stay on the chip; of TPUs 'hbm_bytes', which has not, as `hbm_bytes`
+    reads them from the program; 'collectives', kind -> bytes a step. Of 'train_step'
     also 'gradient_bytes', and 'collective_ratio', all collectives' bytes over these.
 
     Where the peaks of the device are known, 'seconds_by' operations, bytes and links, each at its
@@ -70,8 +72,8 @@ def run(config: ConfigDict) -> None:
         row = _compiled(work.lowered, f'{name} of {work.count} {work.unit}', mesh, peaks)
         counted = name == 'forward' or config.train.accumulate == 1
         if not counted:
-            for count in ('operations', 'bytes_accessed', 'collectives'):
-                del row[count]
+            for count in ('operations', 'bytes_accessed', 'hbm_bytes', 'collectives'):
+                row.pop(count, None)
         if counted and name == 'train_step':
             row |= _of_gradient(row['collectives'], program.state_shapes(mesh).params)
         if counted and peaks:
@@ -79,7 +81,7 @@ def run(config: ConfigDict) -> None:
         if counted and peaks and name == 'train_step' and (images or config.train.steps):
             seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
             row['chip_hours'] = seconds * mesh.size / 3600
-        print(json.dumps({'what': 'compile', 'stage': name, **_rounded(row)}), flush=True)
+        print_row('compile', name, row)
 
 
 class Work(NamedTuple):
@@ -169,25 +171,16 @@ def _compiled(
     lowered: jax.stages.Lowered, what: str, mesh: Mesh, peaks: Peaks | None
 ) -> dict[str, Any]:
     """What the compiler says of a function; InputError where it does not fit into memory."""
-    kind = mesh.devices.flat[0].device_kind
-    start = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if shortage := out_of_memory(error):
-            raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}') from None
-        raise
-    seconds = time.perf_counter() - start
+    device = mesh.devices.flat[0]
+    what = f'{what} on {mesh.size} of {device.device_kind}'
+    compiled, seconds = compile_program(lowered, what)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    peak = memory.peak_memory_in_bytes
-    if kind == 'cpu':  # whose peak lacks the temporaries
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    peak = program_bytes(compiled, device.platform)
     if peaks and peak > peaks.memory:
-        shortage = memory_shortage(peak, peaks.memory)
-        raise InputError(f'{what} on {mesh.size} of {kind}: {shortage}')
-    return {
-        'device': kind,
+        raise InputError(f'{what}: {memory_shortage(peak, peaks.memory)}')
+    text = compiled.as_text()
+    row = {
+        'device': device.device_kind,
         'devices': mesh.size,
         'seconds': seconds,
         'argument_gib': memory.argument_size_in_bytes / 2**30,
@@ -195,8 +188,9 @@ def _compiled(
         'peak_gib': peak / 2**30,
         'operations': cost['flops'],
         'bytes_accessed': cost['bytes accessed'],
-        'collectives': collective_bytes(compiled.as_text()),
+        'collectives': collective_bytes(text),
     }
+    return row | {'hbm_bytes': hbm_bytes(text)} if device.platform == 'tpu' else row
 
 
 def _of_gradient(collectives: Mapping[str, int], params: Any) -> dict[str, Any]:
@@ -208,7 +202,7 @@ def _bounds(row: Mapping[str, Any], work: Work, mesh: Mesh, peaks: Peaks) -> dic
     """What no device with these peaks can be faster than."""
     seconds = {
         'operations': row['operations'] / peaks.operations,
-        'bytes': row['bytes_accessed'] / peaks.bandwidth,
+        'bytes': row.get('hbm_bytes', row['bytes_accessed']) / peaks.bandwidth,
     }
     if peaks.links:
         seconds['links'] = sent_bytes(row['collectives'], mesh.size) / peaks.links
@@ -219,10 +213,3 @@ def _bounds(row: Mapping[str, Any], work: Work, mesh: Mesh, peaks: Peaks) -> dic
         'least_seconds': seconds[bound],
         f'most_{work.unit}_per_s': work.count / seconds[bound],
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to four digits, also in groups; whole numbers as they are."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(below) for key, below in value.items()}
-    return float(f'{value:.4g}') if isinstance(value, float) else value

@@ -1,17 +1,16 @@
 """How fast the input pipeline is: each stage alone, all of it, and what it is compared with."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.pillow_pipeline import PillowPipeline
+from bagssl_jax.benchmarks.timing import core_seconds, print_row
 from bagssl_jax.data import images, pipeline
 from bagssl_jax.data.crops import RandomCrops
 from bagssl_jax.data.cut import Pixels, cut
@@ -88,7 +87,7 @@ def run(config: ConfigDict) -> None:
         'share_of_step': total['seconds'] / step['seconds'],
         'times_pillow': total['patches_per_s_per_core'] / pillow['patches_per_s_per_core'],
     }
-    _print('total', {**total, **more})
+    print_row('data', 'total', {**total, **more})
 
 
 def _cutting(
@@ -139,34 +138,19 @@ def _measured(
 ) -> dict[str, Any]:
     work()  # compiles, fills caches
     rates = _rates(work, size, count, at_least)
-    _print(stage, {**rates, **more})
+    print_row('data', stage, {**rates, **more})
     return rates
-
-
-def _print(stage: str, row: dict[str, Any]) -> None:
-    rounded = {
-        key: float(f'{value:.4g}') if isinstance(value, float) else value
-        for key, value in row.items()
-    }
-    print(json.dumps({'what': 'data', 'stage': stage, **rounded}), flush=True)
 
 
 def _rates(work: Callable[[], Any], size: int, count: int, at_least: float) -> dict[str, float]:
     """Repeats `work`, which makes `size` images of `count` patches, for `at_least` seconds."""
-    done, start, start_cores = 0, time.perf_counter(), _core_seconds()
+    done, start, start_cores = 0, time.perf_counter(), core_seconds()
     while not done or (seconds := time.perf_counter() - start) < at_least:
         work()
         done += 1
     return {
         'images_per_s': done * size / seconds,
         'patches_per_s': done * size * count / seconds,
-        'patches_per_s_per_core': done * size * count / (_core_seconds() - start_cores),
+        'patches_per_s_per_core': done * size * count / (core_seconds() - start_cores),
         'seconds': seconds / done,
     }
-
-
-def _core_seconds() -> float:
-    """Seconds of processor time that this process and those it started have used."""
-    this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return sum(t.user + t.system for t in times)

@@ -1,12 +1,13 @@
 """The features of every image in a folder, in one file; an interrupted start is gone on from."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +15,7 @@ import numpy as np
 import tqdm
 
 from bagssl_jax.data.folder import FolderSource, load_files
-from bagssl_jax.data.images import decode
+from bagssl_jax.data.sources import Source
 from bagssl_jax.embedding.encoder import FrozenEncoder, load_encoder
 from bagssl_jax.embedding.files import Parts, check_out, join
 from bagssl_jax.errors import Incomplete, InputError
@@ -67,6 +68,38 @@ def embed_folder(
         raise Incomplete('\n'.join([head, *failures]))
 
 
+class CutBag(NamedTuple):
+    """The patches of one image.
+
+    Attributes:
+      name: of the image.
+      patches: uint8 [p s s 3], or None where there are none.
+      failure: why there are none; '' where there are.
+    """
+
+    name: str
+    patches: np.ndarray | None
+    failure: str
+
+
+def cut_ahead(
+    source: Source, encoder: FrozenEncoder, count: int, numbers: Sequence[int]
+) -> Iterator[CutBag]:
+    """Reads images and cuts their grids of patches, in threads, the next ones in advance.
+
+    Args:
+      source: images.
+      encoder: whose patches are cut.
+      count: p, patches an image.
+      numbers: of the images, in the order that is wanted.
+    """
+    bag_of = functools.partial(_bag, source, encoder, count)
+    threads = os.cpu_count() or 1
+    ahead = max(1, min(4 * threads, AHEAD // count))
+    with ThreadPoolExecutor(threads) as pool:
+        yield from _map_ahead(pool, bag_of, numbers, ahead=ahead)
+
+
 def _write_parts(
     parts: Parts, source: FolderSource, encoder: FrozenEncoder, count: int, space: str
 ) -> None:
@@ -75,12 +108,10 @@ def _write_parts(
     ranges = [range(start, min(start + PART, len(source))) for start in starts]
     missing = [number for number in range(len(ranges)) if number not in parts]
     indices = [i for number in missing for i in ranges[number]]
-    bag_of = functools.partial(_bag, source, encoder, count)
-    threads = os.cpu_count() or 1
     with (
-        ThreadPoolExecutor(threads) as pool,
+        contextlib.closing(cut_ahead(source, encoder, count, indices)) as ahead,
         tqdm.tqdm(
-            _map_ahead(pool, bag_of, indices, ahead=max(1, min(4 * threads, AHEAD // count))),
+            ahead,
             desc='embed',
             total=len(source),
             initial=len(source) - len(indices),
@@ -96,7 +127,7 @@ def _write_parts(
 
 
 def _embedded(
-    bags: Iterable['_Bag'], encoder: FrozenEncoder, count: int, space: str
+    bags: Iterable[CutBag], encoder: FrozenEncoder, count: int, space: str
 ) -> tuple[list[str], np.ndarray, list[str]]:
     """Names and features, float32 [n d], of the bags with patches; failures of the others."""
     names, failures = [], []
@@ -113,22 +144,16 @@ def _embedded(
     return names, np.array(means, np.float32).reshape(-1, encoder.widths[space]), failures
 
 
-class _Bag(NamedTuple):
-    name: str
-    patches: np.ndarray | None  # uint8 [p s s 3]
-    failure: str  # why there are none
-
-
-def _bag(source: FolderSource, encoder: FrozenEncoder, count: int, index: int) -> _Bag:
+def _bag(source: Source, encoder: FrozenEncoder, count: int, index: int) -> CutBag:
     name = source.name(index)
     try:
-        image = decode(source.encoded(index), name)
+        image = source.read(np.array([index])).images[0]
     except InputError as error:
-        return _Bag(name, None, str(error))  # which says the name
+        return CutBag(name, None, str(error))  # which says the name
     try:
-        return _Bag(name, encoder.cut(image, count), '')
+        return CutBag(name, encoder.cut(image, count), '')
     except InputError as error:
-        return _Bag(name, None, f'{name}: {error}')
+        return CutBag(name, None, f'{name}: {error}')
 
 
 def _map_ahead(

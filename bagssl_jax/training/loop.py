@@ -77,7 +77,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         pauses += [training.monitor_every] if monitor else []
         plan = functools.partial(executions, start, total, longest=longest, pauses=pauses)
         batches = stack.enter_context(
-            contextlib.closing(_batches(config, training, start, plan(), longest))
+            contextlib.closing(input_batches(config, training, start, plan(), longest))
         )
 
         def leave_out(indices):
@@ -133,7 +133,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     _conclude(total, unreadable)
 
 
-def _batches(
+def input_batches(
     config: ConfigDict, training: Training, start: int, planned: Iterator[range], longest: int
 ) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """What the planned executions take, on the devices, and the numbers of unreadable images."""

@@ -1,16 +1,13 @@
 """What a compiled program sends between devices, read from its text."""
 
 import collections
-import math
 import re
 from collections.abc import Mapping
 
+from bagssl_jax.benchmarks.hlo import instructions
+
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
 
-_INSTRUCTION = re.compile(
-    rf'= (?P<shapes>\(.*?\)|\S+) (?P<kind>{"|".join(KINDS)})(?P<part>-start|-done)?\('
-)
-_SHAPE = re.compile(r'\b(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<sides>[\d,]*)\]')
 _GROUP = re.compile(r'replica_groups=(?:\{\{(?P<members>[\d,]+)\}|\[\d+,(?P<size>\d+)\])')
 
 
@@ -30,14 +27,14 @@ def collective_bytes(text: str) -> dict[str, int]:
       Kind, one of `KINDS` -> bytes, for every kind that occurs.
     """
     found = collections.Counter()
-    for line in text.splitlines():
-        match = _INSTRUCTION.search(line)
-        # The result of a first half has its operands and flags in it as well.
-        if match and match['part'] != '-start':
-            size = sum(map(_bytes, _SHAPE.finditer(match['shapes'])))
-            if match['kind'] == 'reduce-scatter':
-                size *= _group_size(line)
-            found[match['kind']] += size
+    for instruction in instructions(text):
+        # The result of a first half ('-start') has its operands and flags in it as well.
+        kind = instruction.kind.removesuffix('-done')
+        if kind in KINDS:
+            size = sum(shape.bytes for shape in instruction.shapes)
+            if kind == 'reduce-scatter':
+                size *= _group_size(instruction.line)
+            found[kind] += size
     return dict(found)
 
 
@@ -50,11 +47,6 @@ def sent_bytes(collectives: Mapping[str, int], devices: int) -> float:
     share = (devices - 1) / devices
     factors = {'all-reduce': 2 * share, 'collective-permute': 1.0}
     return sum(factors.get(kind, share) * size for kind, size in collectives.items())
-
-
-def _bytes(shape: re.Match[str]) -> int:
-    count = math.prod(int(side) for side in shape['sides'].split(',') if side)
-    return count * int(shape['bits'] or 8) // 8
 
 
 def _group_size(line: str) -> int:

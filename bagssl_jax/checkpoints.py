@@ -1,14 +1,19 @@
 """Checkpoints: save, verify, and restore all of a training state or the encoder alone.
 
-A checkpoint holds named items, each a tree of arrays, and a position: what must be known to go
-on, as JSON. Orbax writes it asynchronously and atomically. It restores a damaged file silently,
-so a digest of every item is saved beside the items and checked on the way back.
+A checkpoint holds named items, each a tree of arrays; a position, which is what must be known to go
+on, as JSON; and a manifest, with a checksum of every file and what run it is of. A thread writes it
+beside its place, and moves it there when it is complete. Orbax restores a damaged file silently, so
+all files are compared with the manifest first. Checkpoints of versions that wrote none have a
+digest of every item, which is compared after restoring.
 """
 
+import contextlib
 import copy
 import logging
+import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,35 +21,47 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from bagssl_jax.errors import InputError
+from bagssl_jax import manifests
+from bagssl_jax.errors import InputError, out_of_memory
+from bagssl_jax.manifests import DamagedError
 from bagssl_jax.runs import Run
 
 Tree = Any
 
 
 class Checkpoints:
-    """The checkpoints of one run, in checkpoints/STEP of its directory."""
+    """The checkpoints of one run, in checkpoints/STEP of its directory; process 0 writes them."""
 
     def __init__(self, run: Run, *, keep: int):
-        """Opens the checkpoints of `run`, creating the directory; the `keep` newest stay."""
-        self._directory = run.checkpoints
-        self._keep = keep
-        self._manager = self._open()
+        """Opens the checkpoints of `run`, creating the directory; the `keep` newest stay.
+
+        What interrupted saves have left is removed, and named in a warning.
+
+        Raises:
+          InputError: the directory cannot be created.
+        """
+        self._run, self._keep = run, keep
+        self._identity = run.identity()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+        self._under_way: Future | None = None
+        if _is_writer():
+            with _writing(run.checkpoints):
+                run.checkpoints.mkdir(parents=True, exist_ok=True)
+                _remove_unfinished(run.checkpoints)
 
     def save(self, step: int, items: Mapping[str, Tree], position: dict[str, Any]) -> None:
-        """Starts saving, and returns when the arrays may be overwritten. A saved step stays."""
-        if step in self._manager.all_steps():
-            return
+        """Starts saving, and returns when the arrays may be overwritten. A saved step stays.
+
+        Raises:
+          InputError: the save before could not be written.
+        """
+        self.wait()
         digests = {name: int(digest(tree)) for name, tree in items.items()}
-        # A copy: it is written in the background, while the caller goes on.
-        meta = copy.deepcopy({'digests': digests, 'position': position})
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-            ),
-        )
+        if not _is_writer() or step in self._run.steps():
+            return
+        meta = copy.deepcopy({'digests': digests, 'position': position, 'manifest': manifests.NAME})
+        # They are replicated: this process has all of them.
+        self._under_way = self._thread.submit(self._write, step, jax.device_get(dict(items)), meta)
 
     def restore_newest(self, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
         """The newest undamaged checkpoint, for training to go on from.
@@ -59,33 +76,44 @@ class Checkpoints:
           (step, items, position), or None where nothing was saved yet.
 
         Raises:
-          InputError: every checkpoint is damaged.
+          InputError: every checkpoint is damaged, or the newest undamaged one is of another run.
         """
-        steps = self._manager.all_steps()
-        newest = _newest_undamaged(self._directory, steps, targets)
-        if newest is None:
-            return None
-        self._set_aside([step for step in steps if step > newest[0]])
+        newest = _newest_undamaged(self._run, targets)
+        if newest is not None and _is_writer():
+            for step in self._run.steps():
+                if step > newest[0]:
+                    _set_aside(self._run.checkpoints / str(step))
         return newest
 
+    def wait(self) -> None:
+        """Returns when what was saved is in its place.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
     def close(self) -> None:
-        """Waits for the saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits as `wait` does, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
-        return ocp.CheckpointManager(self._directory, options=options)
-
-    def _set_aside(self, steps: list[int]) -> None:
-        if not steps:
-            return
-        self._manager.close()
-        for step in steps:
-            names = (f'{step}.damaged{suffix}' for suffix in ('', *map('-{}'.format, range(2, 99))))
-            free = next(name for name in names if not (self._directory / name).exists())
-            (self._directory / str(step)).rename(self._directory / free)
-        self._manager = self._open()
+    def _write(self, step: int, arrays: Mapping[str, Tree], meta: Mapping[str, Any]) -> None:
+        directory = self._run.checkpoints
+        draft, place = directory / f'{step}{_UNFINISHED}', directory / str(step)
+        with _writing(place):
+            _write_items(draft, arrays, meta)
+            manifests.seal(draft, {'step': step, 'run': self._identity})
+            draft.rename(place)
+            for old in self._run.steps()[: -self._keep]:
+                # Renamed first: half of it must not pass for one that is damaged.
+                old, removed = directory / str(old), directory / f'{old}{_REMOVED}'
+                old.rename(removed)
+                removed.rmtree()
 
 
 def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
@@ -98,57 +126,129 @@ def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str,
       The step, and the items.
 
     Raises:
-      InputError: the run has no checkpoint, or only damaged ones.
+      InputError: the run has no checkpoint, only damaged ones, or those of another run.
     """
-    directory = run.checkpoints
-    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
-    newest = _newest_undamaged(directory, steps, targets)
+    newest = _newest_undamaged(run, targets)
     if newest is None:
         raise InputError(f'no checkpoint in {run}: train there first, or give another --workdir')
     step, items, _ = newest
     return step, items
 
 
-class _DamagedError(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
+_UNFINISHED, _REMOVED = '.unfinished', '.removed'
 
 
-def _newest_undamaged(
-    directory: epath.Path, steps: Iterable[int], targets: Mapping[str, Tree]
-) -> tuple[int, dict, dict] | None:
-    """(step, items, position) of the newest of `steps` that can be trusted; None of no steps."""
-    steps = sorted(steps, reverse=True)
-    for step in steps:
+def _newest_undamaged(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+    """(step, items, position) of the newest step that can be trusted; None where there is none."""
+    damaged = {}
+    for step in reversed(run.steps()):
         try:
-            return step, *_restore(directory / str(step), targets)
-        except _DamagedError as error:
-            logging.warning('checkpoint %d is damaged (%s); trying an older one', step, error)
-    if steps:
-        raise InputError(f'every checkpoint in {directory} is damaged: give another workdir')
+            items, position = _restore(run, step, targets)
+        except DamagedError as error:
+            damaged[step] = error
+            continue
+        if damaged:
+            found = '; '.join(f'checkpoint {n} is damaged ({why})' for n, why in damaged.items())
+            logging.warning('%s: %s; using checkpoint %d', run, found, step)
+        return step, items, position
+    if damaged:
+        found = ', '.join(f'{n} ({why})' for n, why in damaged.items())
+        raise InputError(
+            f'every checkpoint in {run.checkpoints} is damaged: {found}: bring back a copy, or '
+            'give another --workdir'
+        )
     return None
 
 
-def _restore(directory: epath.Path, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
-    abstract = jax.tree.map(_abstract, dict(targets))
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(
-                directory,
-                args=ocp.args.Composite(
-                    meta=ocp.args.JsonRestore(),
-                    **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
-                ),
+def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
+    """The items and the position of a checkpoint, once they are known to be what was saved."""
+    directory = run.checkpoints / str(step)
+    manifest = manifests.read(directory)
+    if manifest is not None:
+        if manifest['step'] != step:
+            raise DamagedError(f'it is that of step {manifest["step"]}')
+        manifests.check(directory, manifest)
+        if difference := run.difference(manifest['run']):
+            raise InputError(
+                f'{directory} is of another run, with {difference}: take it away, or give another '
+                '--workdir'
             )
+    try:
+        restored = _read_items(directory, targets)
     except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
-        raise _DamagedError(textwrap.shorten(str(error), 100)) from error
-    for name in targets:
-        if int(digest(restored[name])) != restored.meta['digests'][name]:
-            raise _DamagedError(f'the digest of {name} differs')
-    return {name: restored[name] for name in targets}, restored.meta['position']
+        if out_of_memory(error):
+            raise
+        if manifest is not None:  # no file is damaged
+            raise InputError(
+                f'{directory} is not of the networks that this run has: {_short(error)}'
+            ) from None
+        raise DamagedError(_short(error)) from None
+    meta = restored['meta']
+    try:
+        if manifest is None and 'manifest' in meta:
+            raise DamagedError(f'{manifests.NAME} is missing')
+        for name in targets:
+            if int(digest(restored[name])) != meta['digests'][name]:
+                raise DamagedError(f'the digest of {name} differs')
+        position = meta['position']
+    except (KeyError, TypeError):
+        raise DamagedError('meta/metadata differs from what was written') from None
+    return {name: restored[name] for name in targets}, position
 
 
-def _abstract(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _write_items(directory: epath.Path, arrays: Mapping[str, Tree], meta: Mapping) -> None:
+    """Writes a checkpoint of arrays on the host; of several processes, one alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix='writer'
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+        checkpointer.save(directory, args=args, force=True)
+
+
+def _read_items(directory: epath.Path, targets: Mapping[str, Tree]) -> Mapping[str, Any]:
+    """The items that are wanted, as their targets say, and 'meta'."""
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(targets)
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+        return checkpointer.restore(directory, args=args)
+
+
+def _remove_unfinished(directory: epath.Path) -> None:
+    for path in directory.iterdir():
+        # Orbax writes into a folder of its own beside the place that it is given.
+        if re.fullmatch(r'\d+(\.unfinished|\.removed|.*\.orbax-checkpoint-tmp)', path.name):
+            if path.suffix != _REMOVED:
+                logging.warning('%s: an unfinished save is removed', path)
+            path.rmtree()
+
+
+def _set_aside(path: epath.Path) -> None:
+    names = (f'{path.name}.damaged{suffix}' for suffix in ('', *map('-{}'.format, range(2, 99))))
+    path.rename(next(path.parent / name for name in names if not (path.parent / name).exists()))
+
+
+@contextlib.contextmanager
+def _writing(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f'{path} cannot be written: {error.strerror or error}') from None
+
+
+def _is_writer() -> bool:
+    return jax.process_index() == 0
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200)
 
 
 @jax.jit

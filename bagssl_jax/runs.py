@@ -1,5 +1,6 @@
 """A run's directory: its configuration, what it says of its data, and its files."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -9,8 +10,10 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from bagssl_jax import manifests
 from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
+from bagssl_jax.manifests import DamagedError
 
 # Keys that change where, how fast or how often, but never what is learned.
 FREE_KEYS = (
@@ -71,8 +74,46 @@ class Run:
             raise InputError(f'{self.directory / "config.json"}: {error}') from None
 
     def read_data(self) -> dict[str, Any] | None:
-        """What `claim` wrote down of the training images; None where it wrote nothing."""
-        return self.read_json('data.json')
+        """What `claim` wrote down of the training images; None where it wrote nothing.
+
+        Raises:
+          InputError: the file is damaged, or cannot be read.
+        """
+        data = self.read_json('data.json')
+        for key, kind in (('images', int), ('classes', list), ('fingerprint', str)):
+            if data is not None and not isinstance(data.get(key), kind):
+                raise InputError(self._damaged('data.json', f'it does not say {key!r}'))
+        return data
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints, whether they are damaged or not; the newest comes last."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.checkpoints.iterdir() if path.name.isdigit())
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this run from others, as its files say, or else the newest checkpoint.
+
+        Returns:
+          'config' and 'data', as in config.json and data.json; None for what is not known.
+        """
+        found = {'config': self.read_json('config.json'), 'data': self.read_data()}
+        for step in reversed(self.steps()):
+            if None not in found.values():
+                break
+            with contextlib.suppress(DamagedError):
+                if manifest := manifests.read(self.checkpoints / str(step)):
+                    return {key: found[key] or manifest['run'][key] for key in found}
+        return found
+
+    def difference(self, identity: Mapping[str, Any]) -> str | None:
+        """The first thing that tells a run of that identity from this one; None of the same run."""
+        own = self.identity()
+        if own['data'] and identity['data'] and own['data'] != identity['data']:
+            return 'other images'
+        if own['config'] and identity['config']:
+            return _first_difference(identity['config'], own['config'])
+        return None
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -99,16 +140,18 @@ class Run:
           InputError: the directory holds another configuration, naming the first key that
             differs, or a run on other images, or cannot be written.
         """
-        if self.read_json('config.json') is not None:
-            new, old = _flat(over_defaults(config)), _flat(self.read_config())
-            for key in [*new, *(key for key in old if key not in new)]:
-                is_free = key.startswith(FREE_KEYS) or key.endswith('.remat')
-                if old.get(key) != new.get(key) and not is_free:
-                    raise InputError(
-                        f'{self} holds a run with {key}={old.get(key)}, not {new.get(key)}: '
-                        'give another --workdir, or the configuration of that run'
-                    )
-        began = self.read_data()
+        known = self.identity()
+        if known['config'] is None and self.steps():
+            raise InputError(
+                f'{self} holds checkpoints, but no config.json, which says what they are of: bring '
+                'it back, or give another --workdir'
+            )
+        if known['config'] and (found := _first_difference(known['config'], config)):
+            raise InputError(
+                f'{self} holds a run with {found}: give another --workdir, or the configuration of '
+                'that run'
+            )
+        began = known['data']
         if data and began and began != data:
             raise InputError(
                 f'the training images are not those that the run in {self} began with '
@@ -135,11 +178,14 @@ class Run:
             return None
         except OSError as error:
             raise InputError(f'{path} cannot be read: {error.strerror}') from None
-        except ValueError as error:  # no JSON, or no text
-            raise InputError(f'{path} is damaged: {error}') from None
+        except (ValueError, RecursionError) as error:  # no JSON, or no text
+            raise InputError(self._damaged(name, str(error))) from None
         if not isinstance(content, dict):
-            raise InputError(f'{path} is damaged: it holds no JSON object')
+            raise InputError(self._damaged(name, 'it holds no JSON object'))
         return content
+
+    def _damaged(self, name: str, reason: str) -> str:
+        return f'{self.directory / name} is damaged: {reason}: bring back a copy, or take it away'
 
     def write_json(self, name: str, content: Mapping[str, Any], *, indent: int = 2) -> None:
         """Writes an object into a file of the run, at once or not at all."""
@@ -167,6 +213,16 @@ def _is_first_process() -> bool:
     import jax  # here, so that a run can be read without it
 
     return jax.process_index() == 0
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """'KEY=OLD, not NEW' of the first key that changes what is learned and differs."""
+    old, new = _flat(over_defaults(old)), _flat(over_defaults(new))
+    for key in [*new, *(key for key in old if key not in new)]:
+        is_free = key.startswith(FREE_KEYS) or key.endswith('.remat')
+        if old.get(key) != new.get(key) and not is_free:
+            return f'{key}={old.get(key)}, not {new.get(key)}'
+    return None
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ FLOORS = [
         'records',
     ],
     ['parallel', 'runs'],
-    ['defaults'],
+    ['defaults', 'manifests'],
     ['errors'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

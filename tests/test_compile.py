@@ -46,6 +46,17 @@ def test_the_devices_at_hand(shrunk, capsys):
     assert found['forward']['collectives'] == {}
 
 
+def test_the_probes_of_the_devices_at_hand(shrunk, capsys):
+    benchmark(shrunk('--config.benchmark.compile.stages=knn_search,sgd_update'), 'compile')
+    found = rows(capsys.readouterr().out)
+    assert list(found) == ['knn_search', 'sgd_update']
+    assert all(row['peak_gib'] > 0 for row in found.values())
+    assert 'operations' not in found['knn_search']  # XLA would count one block of the gallery
+    # Logits and their gradient: two products of [256 d] and [d s*c].
+    assert found['sgd_update']['operations'] > 2 * 2 * 256 * 16 * 16 * 8
+    assert found['sgd_update']['collectives'] == {}
+
+
 def test_a_step_in_parts_has_memory_but_no_counts(shrunk, capsys):
     config = shrunk('--config.train.accumulate=2', '--config.benchmark.compile.stages=spread_step')
     benchmark(config, 'compile')

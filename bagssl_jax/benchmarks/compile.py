@@ -1,12 +1,10 @@
 """What the compiler says of a configuration's steps, also for devices that are not there."""
 
-import math
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,17 +12,17 @@ from ml_collections import ConfigDict
 from bagssl_jax.benchmarks.collectives import collective_bytes, sent_bytes
 from bagssl_jax.benchmarks.peaks import Peaks, device_peaks
 from bagssl_jax.benchmarks.programs import compile_program, program_bytes
+from bagssl_jax.benchmarks.stages import STAGES, Split, Work
 from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.benchmarks.traffic import hbm_bytes
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
-from bagssl_jax.embedding.encoder import embed_chunk
 from bagssl_jax.errors import InputError, memory_shortage
-from bagssl_jax.models import make_networks
-from bagssl_jax.parallel import batch_sharded, make_mesh
+from bagssl_jax.parallel import make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
 
 IMAGES = {('imagenet2012', 'train'): 1_281_167}  # of data sets that need not be here
+CLASSES = {'imagenet2012': 1000}
 UTILISATION = 0.4  # of the peak operations: a usual share for large convolutional networks
 
 
@@ -32,10 +30,12 @@ def run(config: ConfigDict) -> None:
     """Compiles `benchmark.compile.stages` for `benchmark.compile.topology`: a JSON object each.
 
     Stages: 'train_step', one update; 'spread_step', the look at collapse that goes with a logged
-    step; 'forward', the frozen encoder on `probe.batch_size` patches like the training's. They are
-    the functions that training and probes run. Neither parameters nor images are made; the data
-    set is needed only where the side of the patches depends on it, and else counts the images, if
-    it is there.
+    step; 'forward', the frozen encoder on `probe.batch_size` patches like the training's;
+    'knn_search', the nearest training images of 2,048 queries; 'sgd_update', a batch of the linear
+    probe by SGD, of every setting, on one device as the probe has it. They are the functions that
+    training and probes run. Neither parameters nor images are made; the data set is needed only
+    where the side of the patches or of the features depends on it, and else tells the numbers of
+    images and classes, if it is there.
 
     Of each: 'device' and 'devices'; 'seconds' of compiling, or of finding the program in JAX's
     compilation cache where there is one; 'argument_gib', 'temporary_gib' and 'peak_gib' of a
@@ -50,8 +50,9 @@ def run(config: ConfigDict) -> None:
     also the number of images is known, 'chip_hours', of the whole training at 40% of the peak
     operations. These are worked out, not measured.
 
-    XLA counts the body of a loop once. So of a step in parts (`train.accumulate` above 1) there is
-    neither a count, of operations, bytes or collectives, nor what follows from counts.
+    XLA counts the body of a loop once. So of a step in parts (`train.accumulate` above 1) and of
+    'knn_search' there is neither a count, of operations, bytes or collectives, nor what follows
+    from counts.
 
     Raises:
       InputError: the configuration cannot be carried out or does not fit into memory, or the
@@ -65,31 +66,22 @@ def run(config: ConfigDict) -> None:
             )
     mesh = make_mesh(_devices(settings.topology))
     check_settings(config, mesh)
-    program, images = _program(config, mesh)
+    program, split = _program(config, mesh)
     peaks = device_peaks(mesh.devices.flat)
     for name in settings.stages:
-        work = STAGES[name](config, mesh, program)
+        work = STAGES[name](config, mesh, program, split)
         row = _compiled(work.lowered, f'{name} of {work.count} {work.unit}', mesh, peaks)
-        counted = name == 'forward' or config.train.accumulate == 1
-        if not counted:
+        if not work.counted:
             for count in ('operations', 'bytes_accessed', 'hbm_bytes', 'collectives'):
                 row.pop(count, None)
-        if counted and name == 'train_step':
+        if work.counted and name == 'train_step':
             row |= _of_gradient(row['collectives'], program.state_shapes(mesh).params)
-        if counted and peaks:
+        if work.counted and peaks:
             row |= _bounds(row, work, mesh, peaks)
-        if counted and peaks and name == 'train_step' and (images or config.train.steps):
+        if work.counted and peaks and name == 'train_step' and (split.images or config.train.steps):
             seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
             row['chip_hours'] = seconds * mesh.size / 3600
         print_row('compile', name, row)
-
-
-class Work(NamedTuple):
-    """A function that is ready to be compiled, and how much one call of it does."""
-
-    lowered: jax.stages.Lowered
-    count: int  # over all devices
-    unit: str  # that is counted: 'images' or 'patches'
 
 
 def _devices(topology: str) -> list[jax.Device]:
@@ -116,8 +108,7 @@ def _devices(topology: str) -> list[jax.Device]:
         ) from None
 
 
-def _program(config: ConfigDict, mesh: Mesh) -> tuple[Program, int | None]:
-    """The program, and the number of training images where it can be told."""
+def _program(config: ConfigDict, mesh: Mesh) -> tuple[Program, Split]:
     name, split = config.data.name, config.data.train_split
     geometry, shape = PatchGeometry.of(config.patches), None
     needs_shape = config.data.crop_on != 'host' or not (geometry.resize or geometry.size)
@@ -126,45 +117,17 @@ def _program(config: ConfigDict, mesh: Mesh) -> tuple[Program, int | None]:
     except InputError:
         if needs_shape:
             raise
-        images = IMAGES.get((name, split))
+        known = Split(IMAGES.get((name, split)), CLASSES.get(name))
     else:
-        images = len(opened)
+        known = Split(len(opened), len(opened.class_names))
         if needs_shape:
             shape = opened.image_shape
             geometry.check(shape)
     # Without the number, nothing but the schedule is another one.
     program = make_program(
-        config, mesh, images=images or 1000 * config.data.batch_size, image_shape=shape
+        config, mesh, images=known.images or 1000 * config.data.batch_size, image_shape=shape
     )
-    return program, images
-
-
-def _train_step(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
-    lowered = program.step.lower(program.state_shapes(mesh), program.inputs)
-    return Work(lowered, config.data.batch_size, 'images')
-
-
-def _spread_step(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
-    lowered = program.spread.lower(program.state_shapes(mesh), program.inputs)
-    return Work(lowered, config.data.batch_size, 'images')
-
-
-def _forward(config: ConfigDict, mesh: Mesh, program: Program) -> Work:
-    probe, online = config.probe, program.state_shapes(mesh).online
-    count = math.ceil(probe.batch_size / mesh.size) * mesh.size
-    shape = count, program.side, program.side, 3
-    patches = jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch_sharded(mesh))
-    lowered = embed_chunk.lower(
-        make_networks(config),
-        {name: online[name] for name in ('encoder', 'projector')},
-        patches,
-        spaces=probe.spaces,
-        flip=probe.flip,
-    )
-    return Work(lowered, count, 'patches')
-
-
-STAGES = {'train_step': _train_step, 'spread_step': _spread_step, 'forward': _forward}
+    return program, known
 
 
 def _compiled(

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from bagssl_jax.probes.nearest import Gallery
+from bagssl_jax.probes.nearest import CHUNK, Gallery
 from bagssl_jax.probes.rows import slices
 from bagssl_jax.probes.scores import Score, ranks, score
 from bagssl_jax.probes.selection import Probed, choose_and_score
@@ -38,7 +38,7 @@ def knn(
     num_classes: int,
     k: int = K,
     temperature: float = TEMPERATURE,
-    chunk: int = 2048,
+    chunk: int = CHUNK,
     mesh: Mesh | None = None,
 ) -> Score:
     """Scores the test split by the votes of each row's k nearest training rows.
@@ -82,7 +82,7 @@ def fit_knn(
     k_grid: Sequence[int] = K_GRID,
     temperature_grid: Sequence[float] = TEMPERATURE_GRID,
     holdout: float = 0.1,
-    chunk: int = 2048,
+    chunk: int = CHUNK,
     mesh: Mesh | None = None,
 ) -> Probed:
     """Chooses k and T inside the training split, then scores the test split once, as `knn` does.

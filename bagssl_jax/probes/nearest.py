@@ -12,6 +12,8 @@ from bagssl_jax.parallel import DATA_AXIS, batch_sharded, make_mesh, replicated
 from bagssl_jax.probes.memory import device_bytes
 from bagssl_jax.probes.rows import slices, unit_rows
 
+CHUNK = 2048  # rows of a gallery, and queries, at a time
+
 
 class Gallery:
     """Rows of features that the devices of a mesh share, and the search among them.
@@ -27,11 +29,10 @@ class Gallery:
       InputError: the rows do not fit into the devices' memory.
     """
 
-    def __init__(self, x: np.ndarray, *, chunk: int = 2048, mesh: Mesh | None = None):
+    def __init__(self, x: np.ndarray, *, chunk: int = CHUNK, mesh: Mesh | None = None):
         self._chunk, self._mesh = chunk, mesh or make_mesh()
-        each = -(-len(x) // self._mesh.size)
-        self._rows = min(chunk, each)
-        each = -(-each // self._rows) * self._rows
+        self._rows, self._length = blocks(len(x), chunk, self._mesh)
+        each = self._length // self._mesh.size
         needed, limit = 4 * each * x.shape[1], device_bytes() * 9 // 10
         if needed > limit:
             raise InputError(
@@ -39,7 +40,6 @@ class Gallery:
                 f'of {self._mesh.size} devices, of {limit / 1e9:.0f} there are: take more devices, '
                 'or leave kNN out'
             )
-        self._length = each * self._mesh.size
 
         def part(index):
             start, stop, _ = index[0].indices(self._length)
@@ -80,6 +80,13 @@ class Gallery:
             for parts, array in zip((cosines, numbers), found, strict=True):
                 parts.append(np.asarray(array)[: rows.stop - rows.start])
         return np.concatenate(cosines), np.concatenate(numbers)
+
+
+def blocks(count: int, chunk: int, mesh: Mesh) -> tuple[int, int]:
+    """Rows that a device looks at at a time, and of the gallery, to which zeros fill up `count`."""
+    each = -(-count // mesh.size)
+    rows = min(chunk, each)
+    return rows, -(-each // rows) * rows * mesh.size
 
 
 @functools.partial(jax.jit, static_argnames=('k', 'rows', 'mesh'))

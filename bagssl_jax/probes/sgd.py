@@ -23,6 +23,7 @@ from bagssl_jax.probes.splits import check_two_classes, labelled_splits
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 MOMENTUM = 0.9
+BATCH_SIZE = 256
 
 Batches = Callable[[np.ndarray, int], Iterable[tuple[ArrayLike, ArrayLike]]]
 
@@ -68,7 +69,7 @@ def fit_sgd(
     num_classes: int,
     settings: Sequence[Setting] = SETTINGS,
     epochs: int = 100,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     standardise: bool = True,
     holdout: float = 0.1,
     seed: int = 0,

@@ -155,19 +155,6 @@ def test_every_split_is_opened_once(shrunk, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_ends_as_if_it_had_not_been(trained, tmp_path):
-    arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.probe.after_training=False']
-    process = start('main', *arguments, '--config.train.checkpoint_every=1', cwd=tmp_path)
-    wait_for_checkpoint(process, tmp_path)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    status, _, err = run('main', *arguments, cwd=tmp_path)
-    assert status == 0, err
-    expected = (trained[0] / 'metrics.jsonl').read_text()
-    assert (tmp_path / 'metrics.jsonl').read_text() == expected
-
-
-@pytest.mark.slow
 def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
     arguments = [*SHRUNK, f'--workdir={tmp_path}', '--config.train.epochs=2000']
     process = start('main', *arguments, cwd=tmp_path)

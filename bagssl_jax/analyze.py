@@ -10,13 +10,28 @@ The configuration is the training's own; config.analysis, config.probe and confi
 overridden.
 """
 
+from typing import TYPE_CHECKING
+
 from bagssl_jax import cli
-from bagssl_jax.analysis import analyze
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from bagssl_jax.runs import Run
+
+
+def look(config: 'ConfigDict', run: 'Run', what: str) -> None:
+    """Looks into `run` by the analysis `what`."""
+    from bagssl_jax.analysis import analyze
+
+    analyze(config, run, what)
+
 
 if __name__ == '__main__':
     cli.run(
-        analyze,
+        look,
         __doc__,
+        outlook='nothing was written; the same command starts anew',
         config_file=False,
         extra_flags=['what'],
         settable=('analysis', 'probe', 'data'),

@@ -20,13 +20,26 @@ TPU slice that is not there (v4:2x2x2, v5e:16x16, v5p:4x4x4, v6e:2x4), else for 
 It takes no data and makes no parameters.
 """
 
+from typing import TYPE_CHECKING
+
 from bagssl_jax import cli
-from bagssl_jax.benchmarks import benchmark
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def measure(config: 'ConfigDict', what: str, topology: str) -> None:
+    """Measures `what`."""
+    from bagssl_jax.benchmarks import benchmark
+
+    benchmark(config, what, topology)
+
 
 if __name__ == '__main__':
     cli.run(
-        benchmark,
+        measure,
         __doc__,
+        outlook='what was measured is printed; the same command starts anew',
         config_file=True,
         words=('what',),
         workdir=False,

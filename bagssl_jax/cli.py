@@ -1,16 +1,26 @@
-"""How the programs start and end: one line with exit status 2 for what the user got wrong."""
+"""How the programs start and end: one line with exit status 2 for what the user got wrong.
 
+Importing what a program needs takes seconds, in which it must be able to end as well. So this file
+imports little, and the programs import the rest when they are called.
+"""
+
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from bagssl_jax.command_line import Option, parse, parse_options
+from bagssl_jax import signals
 from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted, out_of_memory
+
+if TYPE_CHECKING:
+    from bagssl_jax.command_line import Option
 
 
 def run(
     program: Callable[..., None],
     usage: str,
     *,
+    outlook: str,
     config_file: bool,
     words: Sequence[str] = (),
     workdir: bool = True,
@@ -22,6 +32,7 @@ def run(
     Args:
       program: what to do, given what `parse` returns.
       usage: printed by --help.
+      outlook: said where a signal ends the program: what stays, and how to go on.
       config_file: whether --config=FILE gives the configuration; if not, it is the one that a
         training left in the workdir. --config.KEY=VALUE overrides either.
       words: what the words before the flags say.
@@ -31,6 +42,8 @@ def run(
     """
 
     def start():
+        from bagssl_jax.command_line import parse
+
         program(
             *parse(
                 sys.argv,
@@ -42,42 +55,50 @@ def run(
             )
         )
 
-    _exit_after(start, usage)
+    _exit_after(start, usage, outlook)
 
 
 def run_command(
-    program: Callable[..., None],
+    load: Callable[[], Callable[..., None]],
     usage: str,
     *,
+    outlook: str,
     words: Sequence[str] = (),
-    options: Mapping[str, Option],
+    options: Mapping[str, 'Option'],
 ) -> None:
     """As `run`, for a program without a configuration.
 
     Args:
-      program: what to do: called with the words in their order, and the options by name.
+      load: gives what to do, imported: called with the words in their order, and the options by
+        name.
       usage: printed by --help.
+      outlook: as for `run`.
       words: what the words before the flags say.
       options: name of a flag -> its default, whose type its values get: text, a whole number, or
         a tuple of numbers.
     """
 
     def start():
+        from bagssl_jax.command_line import parse_options
+
         given, values = parse_options(sys.argv, words=words, options=options)
-        program(*given, **values)
+        load()(*given, **values)
 
-    _exit_after(start, usage)
+    _exit_after(start, usage, outlook)
 
 
-def _exit_after(start: Callable[[], None], usage: str) -> None:
+def _exit_after(start: Callable[[], None], usage: str, outlook: str) -> None:
     if {'--help', '-help', '-h'}.intersection(sys.argv):
         print(usage.strip())
-    elif status := _status_of(start):
+        return
+    with signals.ending(outlook):
+        status = _status_of(start, outlook)
+    if status:
         # Not while an error is handled: its frames would keep batches in shared memory alive.
         sys.exit(status)
 
 
-def _status_of(start: Callable[[], None]) -> int:
+def _status_of(start: Callable[[], None], outlook: str) -> int:
     try:
         start()
     except InputError as error:
@@ -92,9 +113,10 @@ def _status_of(start: Callable[[], None]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.number
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # whose number `signals.unwinding` gives
+        number = signal.Signals(*stop.args or (signal.SIGINT,))
+        print(f'stopped by {number.name}: {outlook}', file=sys.stderr)
+        return 128 + number
     except Exception as error:
         if not (shortage := out_of_memory(error)):
             raise

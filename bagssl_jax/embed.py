@@ -14,8 +14,9 @@ The same command again goes on where an interrupted one was: until the end, the 
 FILE.npz.parts. Images that cannot be read are left out, and listed in the end, with exit status 3.
 """
 
+from collections.abc import Callable
+
 from bagssl_jax import cli
-from bagssl_jax.embedding.folder import embed_folder
 
 OPTIONS = {
     'workdir': '',
@@ -26,5 +27,17 @@ OPTIONS = {
     'chunk': 256,
 }
 
+
+def load() -> Callable[..., None]:
+    from bagssl_jax.embedding.folder import embed_folder
+
+    return embed_folder
+
+
 if __name__ == '__main__':
-    cli.run_command(embed_folder, __doc__, options=OPTIONS)
+    cli.run_command(
+        load,
+        __doc__,
+        outlook='the same command goes on from the parts that were finished',
+        options=OPTIONS,
+    )

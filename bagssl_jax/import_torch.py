@@ -22,8 +22,9 @@ Bottlenecks are torchvision's (version 1.5). A FILE that is not .safetensors nee
 pip install '.[torch]'. The second command writes torchvision's names, and needs no PyTorch.
 """
 
+from collections.abc import Callable
+
 from bagssl_jax import cli
-from bagssl_jax.interop import transfer
 
 OPTIONS = {
     'checkpoint': '',
@@ -36,5 +37,12 @@ OPTIONS = {
     'std': (0.229, 0.224, 0.225),
 }
 
+
+def load() -> Callable[..., None]:
+    from bagssl_jax.interop import transfer
+
+    return transfer
+
+
 if __name__ == '__main__':
-    cli.run_command(transfer, __doc__, options=OPTIONS)
+    cli.run_command(load, __doc__, outlook='the same command starts anew', options=OPTIONS)

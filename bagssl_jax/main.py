@@ -6,19 +6,24 @@ The same command again goes on where an interrupted one stopped. bagssl_jax/defa
 key.
 """
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
-from bagssl_jax.data.datasets import open_dataset
-from bagssl_jax.evaluation.monitor import make_monitor
-from bagssl_jax.evaluation.plan import make_plan
-from bagssl_jax.evaluation.protocol import evaluate
-from bagssl_jax.runs import Run
-from bagssl_jax.training.loop import train
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from bagssl_jax.runs import Run
 
 
-def main(config: ConfigDict, run: Run) -> None:
+def main(config: 'ConfigDict', run: 'Run') -> None:
     """Trains, and then probes unless the configuration says not to."""
+    from bagssl_jax.data.datasets import open_dataset
+    from bagssl_jax.evaluation.monitor import make_monitor
+    from bagssl_jax.evaluation.plan import make_plan
+    from bagssl_jax.evaluation.protocol import evaluate
+    from bagssl_jax.training.loop import train
+
     dataset = open_dataset(config.data)
     # Before hours of training are spent: whatever the probes and the monitor refuse.
     plan = make_plan(config, dataset) if config.probe.after_training else None
@@ -29,4 +34,9 @@ def main(config: ConfigDict, run: Run) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main, __doc__, config_file=True)
+    cli.run(
+        main,
+        __doc__,
+        outlook='the same command goes on from what is saved',
+        config_file=True,
+    )

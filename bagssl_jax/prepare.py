@@ -8,8 +8,22 @@ TensorFlow to be prepared (pip install '.[prepare]'), and none to be read. For i
 archives into DIR/downloads/manual first.
 """
 
+from collections.abc import Callable
+
 from bagssl_jax import cli
-from bagssl_jax.data.preparation import prepare
+
+
+def load() -> Callable[..., None]:
+    from bagssl_jax.data.preparation import prepare
+
+    return prepare
+
 
 if __name__ == '__main__':
-    cli.run_command(prepare, __doc__, words=('name',), options={'data_dir': ''})
+    cli.run_command(
+        load,
+        __doc__,
+        outlook='the same command goes on with what was downloaded',
+        words=('name',),
+        options={'data_dir': ''},
+    )

@@ -6,19 +6,29 @@ The configuration is the training's own, from DIR/config.json; the keys of confi
 config.data may be overridden. Prints a table; writes DIR/results.json and DIR/figures/.
 """
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
-from bagssl_jax.data.datasets import open_dataset
-from bagssl_jax.evaluation.plan import make_plan
-from bagssl_jax.evaluation.protocol import evaluate
-from bagssl_jax.runs import Run
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from bagssl_jax.runs import Run
 
 
-def probe(config: ConfigDict, run: Run) -> None:
+def probe(config: 'ConfigDict', run: 'Run') -> None:
     """Probes `run` as `config` says."""
+    from bagssl_jax.data.datasets import open_dataset
+    from bagssl_jax.evaluation.plan import make_plan
+    from bagssl_jax.evaluation.protocol import evaluate
+
     evaluate(make_plan(config, open_dataset(config.data)), run)
 
 
 if __name__ == '__main__':
-    cli.run(probe, __doc__, config_file=False)
+    cli.run(
+        probe,
+        __doc__,
+        outlook='results.json has what was finished; the same command starts anew',
+        config_file=False,
+    )

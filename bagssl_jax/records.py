@@ -14,11 +14,19 @@ from bagssl_jax.runs import Run
 class Recorder:
     """Appends logged steps to metrics.jsonl and TensorBoard, and moves a progress bar.
 
-    Rows after step `start` are dropped first: a resumed run writes them again.
+    Rows that a resumed run writes again are dropped first: those after step `start`, and what a
+    monitor saw there, since that was logged when the step was saved already.
     """
 
     def __init__(
-        self, run: Run, *, start: int, total: int, images_per_step: int, enabled: bool = True
+        self,
+        run: Run,
+        *,
+        start: int,
+        total: int,
+        images_per_step: int,
+        monitors: bool = False,
+        enabled: bool = True,
     ):
         """
         Args:
@@ -26,6 +34,7 @@ class Recorder:
           start: steps done so far.
           total: steps of the whole training.
           images_per_step: the bar counts images.
+          monitors: whether what a monitor sees at step `start` is logged once more.
           enabled: False in all processes of a run but one: then nothing is written or shown.
         """
         self._images_per_step = images_per_step
@@ -34,7 +43,12 @@ class Recorder:
         if not enabled:
             return
         path = run.directory / 'metrics.jsonl'
-        kept = [line for line in _complete_lines(path) if json.loads(line)['step'] <= start]
+
+        def is_kept(row):
+            again = monitors and row['step'] == start and 'loss' not in row
+            return row['step'] <= start and not again
+
+        kept = [line for line in _complete_lines(path) if is_kept(json.loads(line))]
         run.write('metrics.jsonl', ''.join(line + '\n' for line in kept).encode())
         self._file = path.open('a')
         self._events = tensorboardX.SummaryWriter(str(run), purge_step=start + 1)

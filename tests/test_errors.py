@@ -51,7 +51,7 @@ def test_a_program_that_runs_out_of_memory_ends_in_one_line(monkeypatch, capsys)
 
     monkeypatch.setattr(sys, 'argv', ['program'])
     with pytest.raises(SystemExit) as end:
-        cli.run_command(program, 'usage', options={})
+        cli.run_command(lambda: program, 'usage', outlook='', options={})
     assert end.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count('\n')) == ('', 1)
@@ -64,4 +64,4 @@ def test_a_program_with_another_error_shows_where_it_comes_from(monkeypatch):
 
     monkeypatch.setattr(sys, 'argv', ['program'])
     with pytest.raises(ValueError, match='of the program itself'):
-        cli.run_command(program, 'usage', options={})
+        cli.run_command(lambda: program, 'usage', outlook='', options={})

@@ -24,7 +24,7 @@ FLOORS = [
     ],
     ['parallel', 'runs'],
     ['defaults', 'manifests'],
-    ['errors'],
+    ['errors', 'signals'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
@@ -41,6 +41,8 @@ ONLY_IN = {
         'command_line',
         'main',
         'probe',
+        'analyze',
+        'benchmark',
         'training',
         'evaluation',
         'analysis',

@@ -36,6 +36,21 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     assert [row['step'] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
+def test_what_a_monitor_saw_at_the_step_of_the_start_is_written_again(tmp_path):
+    seen = '{"step": 2, "knn_top1": 0.5}\n'
+    record(tmp_path, 0, [1, 2])
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write(seen)
+    record(tmp_path, 2, [], monitors=False)
+    assert len(rows(tmp_path)) == 3
+    record(tmp_path, 2, [3], monitors=True)
+    assert [row['step'] for row in rows(tmp_path)] == [1, 2, 3]
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write(seen.replace('2', '3'))
+    record(tmp_path, 4, [], monitors=True)
+    assert len(rows(tmp_path)) == 4
+
+
 def test_the_bar_shows_loss_speed_and_time_left(tmp_path, capsys):
     record(tmp_path, 5, range(6, 11))
     shown = capsys.readouterr().err

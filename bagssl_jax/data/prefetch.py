@@ -77,13 +77,28 @@ def _interrupts_blocked() -> Iterator[None]:
     A Ctrl-C at a terminal goes to every process of the program. One that comes while this one
     has it blocked is delivered at the end.
     """
-    # Its start, which the first semaphore asks for, would unblock the signal.
-    multiprocessing.resource_tracker.ensure_running()
+    _start_resource_tracker()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _start_resource_tracker() -> None:
+    """Now: its start, which the first semaphore asks for, would unblock the signal.
+
+    What a program leaves behind that is killed, or stopped by a signal, it clears away without a
+    word.
+    """
+    before = os.environ.get('PYTHONWARNINGS')
+    os.environ['PYTHONWARNINGS'] = 'ignore'
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+    finally:
+        del os.environ['PYTHONWARNINGS']
+        if before is not None:
+            os.environ['PYTHONWARNINGS'] = before
 
 
 def _start_worker(_index: int, _count: int) -> None:

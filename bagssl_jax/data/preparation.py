@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
+from bagssl_jax import signals
 from bagssl_jax.data.prepared import (
     Prepared,
     find_prepared,
@@ -43,7 +44,8 @@ def prepare(name: str, data_dir: str) -> None:
         raise InputError(
             '--data_dir is missing: give --data_dir=DIR, where prepared data sets are to lie'
         )
-    is_new = _index(name, data_dir) if name in SUBSETS else _prepare_catalogued(name, data_dir)
+    with signals.unwinding():  # which removes what is half written
+        is_new = _index(name, data_dir) if name in SUBSETS else _prepare_catalogued(name, data_dir)
     prepared = find_prepared(name, data_dir)
     sizes = ', '.join(f'{split} {size:,}' for split, size in prepared.sizes.items())
     print(f'{name} {"is" if is_new else "was already"} prepared in {prepared.path}: {sizes}')

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableIm
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices, stack_sharded
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
+from bagssl_jax.signals import Deferral
 from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
@@ -55,7 +55,11 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     look_at = make_look(training.spread, longest=longest)
     run.claim(config.to_dict(), training.images.describe())
 
-    with contextlib.ExitStack() as stack:
+    def is_monitored(step):
+        return monitor is not None and step % training.monitor_every == 0
+
+    # Entered first, left last: what is under way then is a save.
+    with Deferral() as signals, contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
@@ -69,10 +73,10 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             start=start,
             total=total,
             images_per_step=config.data.batch_size,
+            monitors=is_monitored(start),
             enabled=jax.process_index() == 0,
         )
         stack.callback(recorder.close)
-        stopped_by = stack.enter_context(_deferred_signals())
         pauses = [config.train.log_every, config.train.checkpoint_every]
         pauses += [training.monitor_every] if monitor else []
         plan = functools.partial(executions, start, total, longest=longest, pauses=pauses)
@@ -89,7 +93,13 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
             checkpoints.save(step, to_items(state), position)
 
+        def look(step):
+            if is_monitored(step) and (found := monitor(state.online['encoder'])):
+                recorder.log(step, found)
+
         leave_out(training.unreadable)
+        if start:
+            look(start)
         under_way = []  # executions of which the metrics are on the devices
         for steps in plan():
             done, step = steps[0] - 1, steps[-1]
@@ -101,18 +111,19 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
                 if done > start:
                     unlogged += _finite(under_way)
                     save(done)
-                if stopped_by:
-                    raise Interrupted(stopped_by[0], done) from None
+                if signals.seen:
+                    raise Interrupted(signals.seen[0], done) from None
                 raise _explained(error, done) from None
             state, metrics = execute(state, inputs, len(steps), training.shared)
             under_way.append((steps, metrics))
             recorder.advance(len(steps))
             # At most two under way: memory stays bounded, and the progress bar honest.
             jax.block_until_ready(under_way[-2:][0][1])
-            stop = bool(stopped_by)  # once: a signal that comes later is for the next step
+            # Not before: a first step has to be compiled, and there is nothing that could be lost.
+            signals.begin()
+            stop = bool(signals.seen)  # once: a signal that comes later is for the next step
             due = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
-            look = monitor is not None and step % training.monitor_every == 0
             if due or log:
                 unlogged += _finite(under_way)
                 under_way = []
@@ -124,12 +135,11 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
                 unlogged = []
             if due:
                 save(step)
-            if look and (seen := monitor(state.online['encoder'])):
-                recorder.log(step, seen)
             if stop:
-                raise Interrupted(stopped_by[0], step)
-        if stopped_by:
-            raise Interrupted(stopped_by[0], total)
+                raise Interrupted(signals.seen[0], step)
+            look(step)
+    if signals.seen:
+        raise Interrupted(signals.seen[0], total)
     _conclude(total, unreadable)
 
 
@@ -214,22 +224,3 @@ def _finite(under_way: list[tuple[range, Metrics]]) -> list[dict[str, float]]:
                 )
             rows.append(row)
     return rows
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second signal acts at once."""
-    received = []
-    previous = {}
-
-    def receive(number, _):
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

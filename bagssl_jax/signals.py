@@ -1,0 +1,130 @@
+"""What SIGINT (Ctrl-C) and SIGTERM (a preemption) do to a program.
+
+They end it at once, with exit status 130 or 143 and one line, whatever it is at: importing,
+compiling, embedding. Every file is complete from the moment that it has its name, so nothing is
+lost that was written. Only where there is something to save does a `Deferral` put the end off.
+
+Nothing here imports anything that takes time: programs call it before they import the rest.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ending(outlook: str) -> Iterator[None]:
+    """Inside, a signal ends the program; a second one ends it where the first was put off.
+
+    Python runs a handler in the main thread, when that is next at Python code: after a compilation
+    or an import of minutes. So a thread of its own hears of every signal when it comes.
+
+    Args:
+      outlook: ends the line that is printed: what stays, and how to go on.
+    """
+    begun = threading.Lock()
+
+    def end(number, _=None):
+        if not begun.acquire(blocking=False):
+            return  # the other thread is at it
+        _kill_workers()
+        line = f'stopped by {signal.Signals(number).name}: {outlook}\n'
+        # Not by sys.stderr, whose lock the main thread may hold.
+        os.write(2, ('\n' * _shows_a_bar() + line).encode())
+        os._exit(128 + number)
+
+    def listen():
+        put_off = set()
+        while heard := os.read(receiver, 1):
+            [number] = heard
+            handler = signal.getsignal(number)
+            if handler is end or (number, handler) in put_off:
+                end(number)
+            put_off.add((number, handler))
+
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    before = {number: signal.signal(number, end) for number in NUMBERS}
+    sent_before = signal.set_wakeup_fd(sender)
+    listener = threading.Thread(target=listen, name='signals', daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(sent_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(sender)
+        listener.join()
+        os.close(receiver)
+
+
+class Deferral:
+    """Puts signals off, from `begin` to the end of the `with` block.
+
+    A second one of a kind acts at once, as it would have without.
+
+    Attributes:
+      seen: the numbers of those that came.
+    """
+
+    def __init__(self):
+        self.seen: list[int] = []
+        self._before = {}
+
+    def begin(self) -> None:
+        """From here on there is something to save. Not the first time, it does nothing."""
+        for number in NUMBERS if not self._before else ():
+            self._before[number] = signal.signal(number, self._see)
+
+    def __enter__(self) -> 'Deferral':
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _see(self, number, _) -> None:
+        if number in self.seen:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self.seen.append(number)
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, a signal raises KeyboardInterrupt: what must be cleared up can be."""
+
+    def interrupt(number, _):
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, interrupt) for number in NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _kill_workers() -> None:
+    """Kills the processes that were spawned: they would complain that this one is gone."""
+    if 'multiprocessing.popen_spawn_posix' not in sys.modules:
+        return
+    import psutil
+
+    for child in psutil.Process().children():
+        # Not the resource tracker, which clears up behind this process.
+        with contextlib.suppress(psutil.Error):
+            if 'spawn_main' in ' '.join(child.cmdline()):
+                child.kill()
+
+
+def _shows_a_bar() -> bool:
+    """Whether a progress bar has the cursor in its line."""
+    bar = getattr(sys.modules.get('tqdm'), 'tqdm', None)
+    return bool(getattr(bar, '_instances', ()))

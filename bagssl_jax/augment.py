@@ -11,8 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bagssl_jax.errors import InputError
-
 
 class Factors(NamedTuple):
     """What happens to each patch. Every field is an array [n]."""
@@ -65,7 +63,6 @@ def augment(
     """
     chances = {'flip': flip, 'jitter': jitter, 'grey': grey, 'blur': blur, 'solarize': solarize}
     strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
-    _check(chances, strengths, hue, blur_sigma)
     ranges = {name: (max(0.0, 1 - s), 1 + s) for name, s in strengths.items()}
     ranges |= {'hue': (-hue, hue), 'sigma': blur_sigma}
     f = draw_factors(key, indices, chances, ranges)
@@ -189,19 +186,6 @@ def blur_radius(largest_sigma: float, size: int) -> int:
 def solarize_above(x: jax.Array, threshold: float = 0.5) -> jax.Array:
     """Inverts the values at or above the threshold (torchvision `solarize`)."""
     return jnp.where(x >= threshold, 1 - x, x)
-
-
-def _check(chances: dict, strengths: dict, hue: float, blur_sigma: tuple[float, float]) -> None:
-    for name, chance in chances.items():
-        if not 0 <= chance <= 1:
-            raise InputError(f'augment.{name} is {chance}; give a probability between 0 and 1')
-    for name, strength in strengths.items():
-        if not 0 <= strength < math.inf:
-            raise InputError(f'augment.{name} is {strength}; give a strength of 0 or more')
-    if not 0 <= hue <= 0.5:
-        raise InputError(f'augment.hue is {hue}; give a part of a turn between 0 and 0.5')
-    if not 0 < blur_sigma[0] <= blur_sigma[1] < math.inf:
-        raise InputError(f'augment.blur_sigma is {blur_sigma}; give 0 < smallest <= largest')
 
 
 def _as_float(patches: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 import os
 import pathlib
 import re
@@ -14,11 +15,14 @@ from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from bagssl_jax.defaults import CHOICES, get_config
-from bagssl_jax.errors import InputError
+from bagssl_jax.defaults import CHOICES, check_ranges, get_config
+from bagssl_jax.errors import InputError, check_known
+from bagssl_jax.ranges import Range
 from bagssl_jax.runs import Run
 
-Option = str | int | tuple[float, ...]
+Option = str | Range | tuple[float, ...]
+
+Value = str | int | tuple[float, ...]
 
 
 def parse(
@@ -58,11 +62,13 @@ def parse(
     defaults = {
         key: value for key, value in _flat(config.to_dict()).items() if isinstance(value, tuple)
     }
-    rest = _parsed(second, [_quoted(argument, defaults) for argument in overrides])
+    arguments = _last_of_tuples(overrides, defaults)
+    rest = _parsed(second, [_quoted(argument, defaults) for argument in arguments])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
     config.update_from_flattened_dict(tuples)
+    check_ranges(config.to_dict())
     config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
     return (
         config.lock(),
@@ -74,7 +80,7 @@ def parse(
 
 def parse_options(
     argv: list[str], *, words: Sequence[str], options: Mapping[str, Option]
-) -> tuple[list[str], dict[str, Option]]:
+) -> tuple[list[str], dict[str, Value]]:
     """The words, and the options by name; arguments as for `cli.run_command`.
 
     Raises:
@@ -157,8 +163,7 @@ def _at_chosen_entries(overrides: list[str], config: Mapping[str, Any]) -> list[
             return argument
         group, name = match[2], names[match[2]]
         entries = [key for key, value in config[group].items() if isinstance(value, dict)]
-        if name not in entries:
-            raise InputError(f'unknown {group} {name!r}: choose from {", ".join(entries)}')
+        check_known(group, name, entries)
         if match[3] not in config[group][name]:
             return argument
         return f'{match[1]}{name}.{argument[match.start(3) :]}'
@@ -196,6 +201,26 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     return f'unknown key config.{key}: did you mean config.{max(known, key=likeness)}?'
 
 
+def _last_of_tuples(overrides: list[str], defaults: Mapping[str, tuple]) -> list[str]:
+    """The command line with the last value alone of every tuple, as --config.KEY=VALUE.
+
+    Of other keys absl takes the last one itself, but it would join the tuples.
+    """
+    arguments, values = [], {}
+    rest = iter(overrides)
+    for argument in rest:
+        match = re.fullmatch(r'--?config\.([^=]*)(=.*)?', argument, re.DOTALL)
+        if not match or match[1] not in defaults:
+            arguments.append(argument)
+        elif match[2]:
+            values[match[1]] = argument
+        elif (following := next(rest, None)) is not None:
+            values[match[1]] = f'{argument}={following}'
+        else:
+            arguments.append(argument)  # whose value is missing, as absl will say
+    return [*arguments, *values.values()]
+
+
 def _quoted(argument: str, defaults: Mapping[str, tuple]) -> str:
     """A flag of a tuple of words with each of them in quotes, without which 1% is no Python."""
     match = re.fullmatch(r'--?config\.([^=]*)=(.*)', argument)
@@ -219,23 +244,27 @@ def _like(default: tuple, items: tuple, key: str) -> tuple:
     kind = type(default[0]) if default else str
     if kind is str:
         return tuple(_words(','.join(map(str, items))))
-    if not all(isinstance(item, int | float) and kind(item) == item for item in items):
+    numbers = [item for item in items if isinstance(item, int | float)]
+    # Numbers that are none, infinite or huge are left to the range of the key.
+    whole = all(not math.isfinite(x) or x == int(x) for x in numbers)
+    if len(numbers) < len(items) or (kind is int and not whole):
         raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
-    if kind is float and len(items) != len(default):  # a range: smallest and largest
-        raise InputError(f'config.{key}={items} must have {len(default)} numbers')
-    return tuple(kind(item) for item in items)
+    return tuple(kind(x) if -1e300 < x < 1e300 else x for x in numbers)
 
 
-def _typed(flag: str, text: str | None, default: Option) -> Option:
+def _typed(flag: str, text: str | None, default: Option) -> Value:
     """The value of a flag, of the type of its default."""
     if text is None:
-        return default
+        return default.default if isinstance(default, Range) else default
     if isinstance(default, str):
         return os.path.expanduser(text)
     try:
-        if isinstance(default, int):
-            return int(text)
-        return tuple(float(part) for part in text.split(','))
+        if not isinstance(default, Range):
+            return tuple(float(part) for part in text.split(','))
+        number = int(text)
     except ValueError:
-        words = 'a whole number' if isinstance(default, int) else 'three numbers, as in 0.5,0.5,0.5'
+        is_whole = isinstance(default, Range)
+        words = 'a whole number' if is_whole else 'three numbers, as in 0.5,0.5,0.5'
         raise InputError(f'--{flag}={text} must be {words}') from None
+    default.check(f'--{flag}', number)
+    return number

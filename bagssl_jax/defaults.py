@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bagssl_jax.errors import InputError
+from bagssl_jax.ranges import above, check_all, defaults_of, share, within
 
 # Groups that choose one of several entries by its `name`; an entry's own settings are GROUP.NAME.*.
 CHOICES = ('encoder', 'optimizer', 'objective')
@@ -26,8 +27,22 @@ REQUIRED = (
 
 def get_config() -> ConfigDict:
     """The defaults, locked: a key that is not among them cannot be set."""
+    return ConfigDict(defaults_of(declared())).lock()
+
+
+def check_ranges(config: Mapping[str, Any]) -> None:
+    """Raises InputError for the first number of a configuration, nested, out of its range."""
+    check_all(declared(), config)
+
+
+def declared() -> dict[str, Any]:
+    """Every key, nested, with its default or, of a number, the `Range` that has it.
+
+    The ranges take in whatever makes sense somewhere, and leave out what is a slip of the hand.
+    Whether there is memory and time enough for it here is not theirs to say.
+    """
     config = ConfigDict()
-    config.seed = 0  # of initialisation, data order, crops and augmentation
+    config.seed = within(0, 0, 2**32 - 1)  # of initialisation, data order, crops and augmentation
 
     config.data = data = ConfigDict()
     # 'photos' (embedded), 'folder' (dir/SPLIT/CLASS/*.jpg), or a data set that
@@ -37,117 +52,131 @@ def get_config() -> ConfigDict:
     data.train_split = 'train'  # TFDS notation: 'train[:10%]', 'train[:10000]'
     data.test_split = 'test'
     data.in_memory = False  # decode every image once, at the start; needs images of one size
-    data.batch_size = 128  # images a step, over all devices
-    data.workers = 0  # processes that read and crop; 0: threads of the main process
+    data.batch_size = within(128, 1, 10**6)  # images a step, over all devices
+    data.workers = within(0, 0, 256)  # processes that read and crop; 0: threads of the main process
     # Where training patches are cut: on the 'host'; on the 'device', which is sent whole images;
     # 'resident', there, out of all images, which lie there from the start. For small images
     data.crop_on = 'host'
     data.on_error = 'stop'  # at an unreadable image; 'skip' leaves such images out
 
     config.patches = patches = ConfigDict()
-    patches.count = 8  # patches an image, p >= 2
-    patches.size = 0  # side in pixels of a patch; when given, wins over scale
-    patches.scale = 0.25  # share of the image's area
-    patches.resize = 0  # side in pixels that a patch is resized to; 0: as cut
+    patches.count = within(8, 2, 4096)  # patches an image, p
+    patches.size = within(0, 0, 4096)  # side in pixels of a patch; when given, wins over scale
+    patches.scale = share(0.25)  # share of the image's area
+    patches.resize = within(0, 0, 4096)  # side in pixels that a patch is resized to; 0: as cut
 
     config.crops = 'fixed'  # training crops: 'fixed', as above, or 'multiscale', as below
 
     config.multiscale = multiscale = ConfigDict()  # as torchvision's RandomResizedCrop
-    multiscale.scale = (0.08, 1.0)  # share of the area, smallest and largest
-    multiscale.ratio = (3 / 4, 4 / 3)  # width / height, smallest and largest
+    # Share of the area, smallest and largest
+    multiscale.scale = above((0.08, 1.0), 0, 1, items=2, ascending=True)
+    # Width / height, smallest and largest
+    multiscale.ratio = within((3 / 4, 4 / 3), 0.01, 100, items=2, ascending=True)
 
     config.augment = augment = ConfigDict()  # probabilities are per patch
-    augment.flip = 0.5  # probability of a horizontal flip
-    augment.jitter = 0.8  # probability of the four below, together
-    augment.brightness = 0.4  # strength, as in torchvision's ColorJitter
-    augment.contrast = 0.4
-    augment.saturation = 0.4
-    augment.hue = 0.1
-    augment.grey = 0.2  # probability
-    augment.blur = 0.0  # probability
-    augment.blur_sigma = (0.1, 2.0)  # pixels, smallest and largest
-    augment.solarize = 0.0  # probability
+    augment.flip = share(0.5)  # probability of a horizontal flip
+    augment.jitter = share(0.8)  # probability of the four below, together
+    augment.brightness = within(0.4, 0, 10)  # strength, as in torchvision's ColorJitter
+    augment.contrast = within(0.4, 0, 10)
+    augment.saturation = within(0.4, 0, 10)
+    augment.hue = within(0.1, 0, 0.5)  # of a turn
+    augment.grey = share(0.2)  # probability
+    augment.blur = share(0.0)  # probability
+    # Pixels, smallest and largest
+    augment.blur_sigma = within((0.1, 2.0), 0.01, 100, items=2, ascending=True)
+    augment.solarize = share(0.0)  # probability
 
     config.encoder = encoder = ConfigDict()
     encoder.name = 'resnet18'  # 'resnet18', 'resnet34', 'resnet50', 'tiny'
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
-    encoder.mean = (0.5, 0.5, 0.5)  # of the pixels in [0, 1], by channel: subtracted,
-    encoder.std = (0.5, 0.5, 0.5)  # and divided by
+    # Of the pixels in [0, 1], by channel: subtracted, and divided by
+    encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)
+    encoder.std = above((0.5, 0.5, 0.5), 0, 1, items=3)
     for name in ('resnet18', 'resnet34', 'resnet50'):
         encoder[name] = resnet = ConfigDict()
-        resnet.width = 64  # channels of the first stage; h is 8 (resnet50: 32) times as wide
+        resnet.width = within(
+            64, 1, 8192
+        )  # channels of the first stage; h is 8 (resnet50: 32) times as wide
         resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
         # What the backward pass computes again, to save memory: 'none', 'norms' (in blocks, all
         # but the convolutions), 'blocks' (in blocks, everything)
         resnet.remat = 'none'
     encoder.tiny = tiny = ConfigDict()
-    tiny.width = 64  # channels of the first convolution; h is 8 times as wide
+    tiny.width = within(64, 1, 8192)  # channels of the first convolution; h is 8 times as wide
 
     config.projector = projector = ConfigDict()
-    projector.widths = (2048, 2048)  # of each linear layer; the last is the projection's
+    # Of each linear layer; the last is the projection's. An imported encoder has none
+    projector.widths = within((2048, 2048), 1, 65536, items=(0, 16))
 
     config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
-    predictor.widths = (4096, 2048)  # the last must be the projection's width
+    # The last must be the projection's width
+    predictor.widths = within((4096, 2048), 1, 65536, items=(1, 16))
 
     config.target = target = ConfigDict()  # the momentum network of the same objectives
-    target.momentum = 0.996  # at the start; a cosine leads to 1
+    target.momentum = share(0.996)  # at the start; a cosine leads to 1
 
     config.objective = objective = ConfigDict()
     objective.name = 'tcr'  # 'barlow', 'byol', 'simclr', 'spectral', 'tcr' or 'vicreg'
     objective.barlow = barlow = ConfigDict()
-    barlow.off_diagonal_weight = 0.0051
+    barlow.off_diagonal_weight = within(0.0051, 0, 1e6)
     objective.byol = ConfigDict()
     objective.simclr = simclr = ConfigDict()
-    simclr.temperature = 0.5
+    simclr.temperature = within(0.5, 0.001, 1000)
     objective.spectral = spectral = ConfigDict()
-    spectral.weight = 1.0  # w: longer projections for a smaller one
+    spectral.weight = within(1.0, 1e-6, 1e6)  # w: longer projections for a smaller one
     objective.tcr = tcr = ConfigDict()
-    tcr.invariance_weight = 200.0
-    tcr.eps = 0.2  # distortion
+    tcr.invariance_weight = within(200.0, 0, 1e6)
+    tcr.eps = within(0.2, 0.001, 1000)  # distortion
     objective.vicreg = vicreg = ConfigDict()
-    vicreg.invariance_weight = 25.0
-    vicreg.variance_weight = 25.0
-    vicreg.covariance_weight = 1.0
+    vicreg.invariance_weight = within(25.0, 0, 1e6)
+    vicreg.variance_weight = within(25.0, 0, 1e6)
+    vicreg.covariance_weight = within(1.0, 0, 1e6)
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'lars'  # 'sgd' (Nesterov), 'lars' or 'adamw'
-    optimizer.learning_rate = 0.3  # at 256 images a step; scaled by the batch size
-    optimizer.weight_decay = 1e-4  # not on biases and norms
-    optimizer.warmup_epochs = 1.0
-    optimizer.end_factor = 0.0  # the cosine ends at this share of the peak
+    # At 256 images a step; scaled by the batch size
+    optimizer.learning_rate = within(0.3, 0, 1e9)
+    optimizer.weight_decay = within(1e-4, 0, 1000)  # not on biases and norms
+    optimizer.warmup_epochs = within(1.0, 0, 1e6)
+    optimizer.end_factor = share(0.0)  # the cosine ends at this share of the peak
     optimizer.sgd = sgd = ConfigDict()
-    sgd.momentum = 0.9
+    sgd.momentum = share(0.9)
     optimizer.lars = lars = ConfigDict()
-    lars.momentum = 0.9
-    lars.trust_coefficient = 0.001
+    lars.momentum = share(0.9)
+    lars.trust_coefficient = above(0.001, 0, 1000)
     optimizer.adamw = ConfigDict()
 
     config.train = train = ConfigDict()
-    train.epochs = 10.0
-    train.steps = 0  # when given, wins over epochs
+    train.epochs = within(10.0, 0, 1e6)
+    train.steps = within(0, 0, 2**31 - 2)  # when given, wins over epochs
     # Steps in one call of the devices, for small steps, which else wait for the host; fewer where
     # one of the following is due
-    train.steps_per_execution = 1
+    train.steps_per_execution = within(1, 1, 10_000)
     # Parts of a batch that pass through the networks one after the other, in the memory of one; the
     # loss is of the whole batch. BatchNorm takes the statistics of a part, and updates the running
     # ones after each.
-    train.accumulate = 1
-    train.log_every = 20  # steps
-    train.monitor_every = 0.0  # epochs between looks at a kNN on held-out training images; 0: none
-    train.checkpoint_every = 500  # steps; the last step is always saved
-    train.keep = 2  # checkpoints; older ones are deleted
+    train.accumulate = within(1, 1, 10**6)
+    train.log_every = within(20, 1, 10**9)  # steps
+    # Epochs between looks at a kNN on held-out training images; 0: none
+    train.monitor_every = within(0.0, 0, 1e6)
+    # Steps; the last step is always saved
+    train.checkpoint_every = within(500, 1, 10**9)
+    train.keep = within(2, 1, 10**6)  # checkpoints; older ones are deleted
 
     config.probe = probe = ConfigDict()
     probe.after_training = True  # run the probes when the training ends
     probe.train_split = ''  # that the probes learn from; '': data.train_split
     probe.views = ('bag', 'whole')  # 'bag' of patches, 'center' crop, 'whole' image
-    probe.patches = (1, 4, 16, 64)  # sizes of the bags
+    probe.patches = within((1, 4, 16, 64), 1, 4096, items=(1, 64))  # sizes of the bags
     probe.positions = 'grid'  # of the patches: an even 'grid', or 'random' from the seed
-    probe.size = 0  # of the patches, as in `patches`; where size or scale is given, both
-    probe.scale = 0.0  # take the place of the training's
-    probe.resize = 0  # likewise
-    probe.whole_size = 224  # side in pixels of whole and center, of images of several sizes
+    probe.size = within(
+        0, 0, 4096
+    )  # of the patches, as in `patches`; where size or scale is given, both
+    probe.scale = share(0.0)  # take the place of the training's
+    probe.resize = within(0, 0, 4096)  # likewise
+    # Side in pixels of whole and center, of images of several sizes
+    probe.whole_size = within(224, 1, 4096)
     probe.flip = False  # embed the mirrored patch too, and take the mean
     probe.spaces = ('h',)  # 'h': embedding, 'hidden1', ...: inside the projector, 'z': projection
     # Of a bag: 'mean', 'mean_unit' (of embeddings at length 1), 'grid2', 'grid4' (the means in
@@ -158,13 +187,14 @@ def get_config() -> ConfigDict:
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
-    probe.seed = 0  # of which labels are drawn, and of sgd's shuffles and crops
-    probe.batch_size = 1024  # patches a forward pass, over all devices
+    # Of which labels are drawn, and of sgd's shuffles and crops
+    probe.seed = within(0, 0, 2**32 - 1)
+    probe.batch_size = within(1024, 1, 10**6)  # patches a forward pass, over all devices
     probe.linear = ConfigDict()
     probe.sgd = ConfigDict()
-    probe.sgd.epochs = 100
+    probe.sgd.epochs = within(100, 1, 100_000)
     probe.sgd_augmented = ConfigDict()
-    probe.sgd_augmented.epochs = 100
+    probe.sgd_augmented.epochs = within(100, 1, 100_000)
     probe.knn = ConfigDict()
     probe.rankme = ConfigDict()
     probe.uniformity = ConfigDict()
@@ -172,27 +202,30 @@ def get_config() -> ConfigDict:
 
     config.analysis = analysis = ConfigDict()
     analysis.cooccurrence = cooccurrence = ConfigDict()
-    cooccurrence.max_images = 2000  # training images at most, chosen at random
-    cooccurrence.patches = 16  # of each, on a grid
-    cooccurrence.codes = 64  # that patches are quantised to
-    cooccurrence.min_expected = 20.0  # rarer pairs of codes, by chance, are left out
+    # Training images at most, chosen at random
+    cooccurrence.max_images = within(2000, 1, 10**7)
+    cooccurrence.patches = within(16, 2, 4096)  # of each, on a grid
+    cooccurrence.codes = within(64, 2, 4096)  # that patches are quantised to
+    # Rarer pairs of codes, by chance, are left out
+    cooccurrence.min_expected = above(20.0, 0, 1e9)
 
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
-    benchmark.data.seconds = 3.0  # that each stage is measured for, at least
+    # That each stage is measured for, at least
+    benchmark.data.seconds = above(3.0, 0, 3600)
     benchmark.train = ConfigDict()
-    benchmark.train.steps = 30  # that each stage is measured for
+    benchmark.train.steps = within(30, 1, 10**6)  # that each stage is measured for
     benchmark.train.stages = ('step', 'total')
     benchmark.embed = ConfigDict()
-    benchmark.embed.steps = 30  # forward passes that each stage is measured for
-    benchmark.embed.patches = 16  # an image, on a grid
+    benchmark.embed.steps = within(30, 1, 10**6)  # forward passes that each stage is measured for
+    benchmark.embed.patches = within(16, 1, 4096)  # an image, on a grid
     benchmark.probe = ConfigDict()
-    benchmark.probe.images = 1000  # that are embedded at most, each pass
+    benchmark.probe.images = within(1000, 1, 10**7)  # that are embedded at most, each pass
     benchmark.compile = ConfigDict()
     benchmark.compile.topology = 'here'  # of a TPU slice that is not there: 'v5e:2x4'
     # and 'spread_step', 'knn_search', 'sgd_update'
     benchmark.compile.stages = ('train_step', 'forward')
-    return config.lock()
+    return config.to_dict()
 
 
 def over_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,8 +239,8 @@ def over_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
       stored: nested, as in a run's config.json.
 
     Raises:
-      InputError: a value is of another kind than the default, or a key is missing without which
-        the run cannot be read.
+      InputError: a value is of another kind than the default or out of its range, or a key is
+        missing without which the run cannot be read.
     """
     defaults = get_config().to_dict()
     config = _laid_over(defaults, stored, '')
@@ -225,6 +258,7 @@ def over_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
         epochs = _laid_over(100, config['probe'].pop('sgd_epochs'), 'probe.sgd_epochs')
         for name in ('sgd', 'sgd_augmented'):
             config['probe'][name]['epochs'] = epochs
+    check_ranges(config)
     return config
 
 

@@ -17,14 +17,15 @@ FILE.npz.parts. Images that cannot be read are left out, and listed in the end, 
 from collections.abc import Callable
 
 from bagssl_jax import cli
+from bagssl_jax.ranges import within
 
 OPTIONS = {
     'workdir': '',
     'images': '',
     'out': '',
-    'patches': 16,
+    'patches': within(16, 1, 4096),
     'space': 'h',
-    'chunk': 256,
+    'chunk': within(256, 1, 10**6),
 }
 
 

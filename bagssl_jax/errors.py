@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Collection
 
 
 class InputError(ValueError):
@@ -9,6 +10,18 @@ class InputError(ValueError):
 
     Entry points print it on standard error and exit with status 2.
     """
+
+
+def check_known(what: str, name: str, known: Collection[str]) -> None:
+    """Raises InputError, which lists those that there are, for a name that is not `known`.
+
+    Args:
+      what: it is the name of: a kind of thing, or a key.
+      name: that was given.
+      known: all that there are, in the order in which they are listed.
+    """
+    if name not in known:
+        raise InputError(f'unknown {what} {name!r}: choose from {", ".join(known)}')
 
 
 class UnreadableImage(InputError):

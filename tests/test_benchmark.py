@@ -110,13 +110,9 @@ def test_probe(measured):
 @pytest.mark.parametrize(
     ('what', 'arguments', 'message'),
     [
-        ('train', ('--config.benchmark.train.steps=0',), 'train.steps=0 must be at least 1'),
         ('train', ('--config.benchmark.train.stages=step,run',), "train.stages 'run': choose from"),
         ('train', ('--config.data.batch_size=12',), 'data.batch_size=12 cannot be shared by 8'),
-        ('embed', ('--config.benchmark.embed.steps=0',), 'embed.steps=0 must be at least 1'),
-        ('embed', ('--config.benchmark.embed.patches=0',), 'a grid of 0 patches is none'),
         ('embed', ('--config.patches.size=999',), '999'),
-        ('probe', ('--config.benchmark.probe.images=0',), 'probe.images=0 must be at least 1'),
         ('probe', ('--config.probe.probes=nothing',), "unknown probe.probes 'nothing'"),
         ('speed', (), "unknown benchmark 'speed': choose from compile, data, embed, probe, train"),
     ],

@@ -219,10 +219,3 @@ def test_a_workdir_without_a_checkpoint_is_refused(shrunk, tmp_path):
     run.claim(shrunk().to_dict(), None)
     with pytest.raises(InputError, match='no checkpoint'):
         analyze(shrunk(), run, 'cooccurrence')
-
-
-@pytest.mark.parametrize('setting', ['max_images=0', 'patches=1', 'codes=1', 'min_expected=0'])
-def test_settings_that_compare_nothing_are_refused(run, shrunk, setting):
-    config = shrunk('--config.patches.size=16', f'--config.analysis.cooccurrence.{setting}')
-    with pytest.raises(InputError, match=setting):
-        analyze(config, Run.at(run[1]), 'cooccurrence')

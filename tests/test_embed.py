@@ -188,7 +188,7 @@ def test_no_image_at_all_can_be_read(start, photographs, tmp_path):
         (['--images=/no/such'], '/no/such is not a directory'),
         (['--patches=0'], 'a grid of 0 patches is none'),
         (['--patches=many'], '--patches=many must be a whole number'),
-        (['--chunk=0'], 'chunk=0 must be a positive number'),
+        (['--chunk=0'], '--chunk=0 must be from 1 to'),
         (['--space=x'], "no space 'x' in this run: choose from h, z"),
     ],
 )

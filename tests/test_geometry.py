@@ -49,8 +49,6 @@ def test_patches_that_may_differ_in_size_are_refused():
         geometry.check(image_shape)
     with pytest.raises(InputError, match=r'patches\.resize=SIDE'):
         scaled.check(None)
-    with pytest.raises(InputError, match=r'patches\.resize=-1'):
-        dataclasses.replace(scaled, resize=-1).check((32, 40))
 
 
 def test_grid_is_even_and_reaches_the_edges():

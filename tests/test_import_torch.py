@@ -262,8 +262,11 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--arch=resnet19'], 'unknown --arch=resnet19: choose from resnet18, resnet34, resnet50'),
-        (['--arch=tiny'], 'unknown --arch=tiny'),
+        (
+            ['--arch=resnet19'],
+            "unknown --arch 'resnet19': choose from resnet18, resnet34, resnet50",
+        ),
+        (['--arch=tiny'], "unknown --arch 'tiny'"),
         (['--arch=resnet34'], 'missing: layer1.2.bn1.bias, layer1.2.bn1.running_mean, '),
         (['--checkpoint=/no/such.safetensors'], '--checkpoint=/no/such.safetensors: no such file'),
         (['--export=x.safetensors'], 'either --checkpoint=FILE, to import it, or --export=FILE'),
@@ -271,8 +274,8 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
         (['--workdir='], '--workdir is missing'),
         (['--stem=cifar'], 'conv1.weight (4, 3, 7, 7) instead of (4, 3, 3, 3)'),
         (['--stem=small'], "unknown encoder.stem 'small'"),
-        (['--mean=0.5'], r'encoder.mean=(0.5,) must be a number for each'),
-        (['--std=1,0,1'], 'encoder.std=(1.0, 0.0, 1.0) must be a number for each'),
+        (['--mean=0.5'], 'encoder.mean=(0.5,) must be 3 numbers, each from 0 to 1'),
+        (['--std=1,0,1'], 'encoder.std=(1.0, 0.0, 1.0) must be 3 numbers, each above 0'),
         (['--mean=a,b,c'], '--mean=a,b,c must be three numbers'),
         (['--prefix=nowhere'], 'ResNets under model.module.backbone.'),
         (['--architecture=resnet18'], "Unknown command line flag 'architecture'"),

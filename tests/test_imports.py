@@ -24,6 +24,7 @@ FLOORS = [
     ],
     ['parallel', 'runs'],
     ['defaults', 'manifests'],
+    ['ranges'],
     ['errors', 'signals'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -187,10 +187,10 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
             ['--config.optimizer.momentum=0.5'],
             'unknown key config.optimizer.momentum: did you mean config.optimizer.sgd.momentum?',
         ),
-        (['--config.encoder.width=0'], 'encoder.width=0 must be at least 1'),
+        (['--config.encoder.width=0'], 'encoder.tiny.width=0 must be from 1 to'),
         (
             ['--config.optimizer.name=sgd', '--config.optimizer.momentum=2'],
-            'optimizer.momentum=2.0 must be from 0 to 1',
+            'optimizer.sgd.momentum=2.0 must be from 0 to 1',
         ),
         (['--config.projector.widths=()'], 'projector.widths=() has no layer'),
         (['--config.train.epochs=ten'], "could not convert string to float: 'ten'"),
@@ -215,9 +215,12 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
         ),
         (['--config.encoder.name=vit'], 'choose from resnet18, resnet34, resnet50, tiny'),
         (['--config.patches.size=64'], 'does not fit into an image of 48x48'),
-        (['--config.patches.count=1'], 'two patches or more'),
+        (['--config.patches.count=1'], 'patches.count=1 must be from 2 to 4,096'),
         (['--config.data.batch_size=100'], 'cannot be shared by 8 devices'),
-        (['--config.augment.blur_sigma=0.5'], 'must have 2 numbers'),
+        (
+            ['--config.augment.blur_sigma=0.5'],
+            'augment.blur_sigma=(0.5,) must be 2 numbers, each from 0.01 to 100, the smallest',
+        ),
         (['--config.patches.resize=-1'], 'patches.resize=-1'),
         (['--config.seed=-1'], 'seed=-1 must be from 0'),
         (['--config.train.epochs=nan'], 'train.epochs=nan'),
@@ -229,7 +232,10 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
         (['--config.data.crop_on=gpu'], "unknown data.crop_on 'gpu': choose from host, device"),
         (['--config.data.name=folder'], 'data.name=folder needs data.dir=PATH'),
         # What the probe will need is known before the training starts.
-        (['--config.probe.patches=1,0'], 'probe.patches=(1, 0) must be one or more positive'),
+        (
+            ['--config.probe.patches=1,0'],
+            'probe.patches=(1, 0) must be 1 to 64 numbers, each from 1 to',
+        ),
         (['--config.data.test_split=tset'], "Unknown split 'tset'"),
     ],
 )
@@ -315,6 +321,14 @@ def test_an_analysis_may_set_its_own_keys(shrunk, tmp_path):
         command_line.parse(argv, config_file=False, settable=('analysis', 'probe', 'data'))
 
 
+def test_of_several_values_of_a_key_the_last_is_taken(shrunk):
+    found = shrunk(
+        '--config.probe.patches=1,4', '--config.probe.spaces=h,z', '--config.probe.patches', '9',
+        '--config.probe.spaces=h', '--config.seed=1', '--config.seed=2',
+    )  # fmt: skip
+    assert (found.probe.patches, found.probe.spaces, found.seed) == ((9,), ('h',), 2)
+
+
 @pytest.mark.parametrize('text', ['h,z', '(h, z)', "('h', 'z')", '[h,z]'])
 def test_tuples_may_be_written_in_any_way(shrunk, text):
     assert shrunk(f'--config.probe.spaces={text}').probe.spaces == ('h', 'z')
@@ -354,7 +368,7 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(refusal, tm
     [
         ('probe.spaces=(h,y)', "unknown probe.spaces 'y': choose from h, hidden1, z"),
         ('encoder.width=32', 'only config.probe.* and config.data.* can be set'),
-        ('probe.patches=()', 'probe.patches=() must be one or more positive numbers'),
+        ('probe.patches=()', 'probe.patches=() must be 1 to 64 numbers'),
         ('probe.views=(bag,hole)', "unknown probe.views 'hole': choose from bag, center, whole"),
         ('probe.probes=(knn,svm)', "unknown probe.probes 'svm': choose from linear, sgd, knn"),
         ('probe.labels=(all,none)', "labels 'none': give images a class"),
@@ -402,7 +416,7 @@ def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
 def test_an_unknown_analysis_lists_the_known(refusal, tmp_path, shrunk, what):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     line = refusal('analyze', f'--workdir={tmp_path}', f'--what={what}')
-    assert f'unknown --what={what}: choose from cooccurrence' in line
+    assert f'unknown --what {what!r}: choose from cooccurrence' in line
 
 
 def test_help_says_how(program):

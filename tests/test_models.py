@@ -206,7 +206,6 @@ def test_fresh_variables_depend_on_the_seed_alone():
         ('name', 'resnet19', 'resnet19.*resnet18, resnet34, resnet50, tiny'),
         ('stem', 'cfar', 'cfar.*cifar, imagenet'),
         ('dtype', 'float16', 'float16.*float32, bfloat16'),
-        ('width', 0, 'encoder.width=0'),
         ('remat', 'all', "encoder.remat 'all': choose from none, norms, blocks"),
     ],
 )
@@ -215,11 +214,6 @@ def test_unknown_choices_list_the_known(key, value, message):
     name, dtype = choices.pop('name'), choices.pop('dtype')
     with pytest.raises(InputError, match=message):
         make_encoder(name, choices, dtype=dtype)
-
-
-def test_a_projector_needs_layers():
-    with pytest.raises(InputError, match=r'widths \(\) must be positive'):
-        make_projector(widths=(), dtype='float32')
 
 
 def test_networks_are_those_of_the_configuration():

@@ -60,14 +60,6 @@ def test_what_is_no_kernel_is_neither_decayed_nor_scaled(name):
         np.testing.assert_allclose(update, np.full(update.shape, expected), rtol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['sgd', 'lars'])
-@pytest.mark.parametrize('momentum', [-0.1, 1.1, float('nan')])
-def test_a_momentum_out_of_its_range_is_refused(name, momentum):
-    settings = {**SETTINGS[name], 'momentum': momentum}
-    with pytest.raises(InputError, match=rf'optimizer.momentum={momentum} must be from 0 to 1'):
-        make_optimizer(name, settings, optax.constant_schedule(0.5), weight_decay=0.1)
-
-
 def test_unknown_optimizer_lists_the_known():
     with pytest.raises(InputError, match="'adam': choose from sgd, lars, adamw"):
         first_update('adam')

@@ -8,7 +8,7 @@ from bagssl_jax.analysis import cooccurrence
 from bagssl_jax.analysis.look import Look
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import check_known
 from bagssl_jax.parallel import check_batch_size, make_mesh
 from bagssl_jax.runs import Run
 
@@ -26,8 +26,7 @@ def analyze(config: ConfigDict, run: Run, what: str) -> None:
     Raises:
       InputError: an unknown name, no checkpoint, or what the analysis itself refuses.
     """
-    if what not in ANALYSES:
-        raise InputError(f'unknown --what={what}: choose from {", ".join(ANALYSES)}')
+    check_known('--what', what, ANALYSES)
     mesh, chunk = make_mesh(), config.probe.batch_size
     check_batch_size(chunk, mesh, 'probe.batch_size')
     encoder = load_encoder(run, mesh=mesh, chunk=chunk)

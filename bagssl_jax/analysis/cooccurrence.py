@@ -107,11 +107,6 @@ def compare_patches(
       InputError: there is no projector, scikit-learn is not installed, the images are too few, or
         one cannot be read.
     """
-    if max_images < 1 or patches < 2 or codes < 2 or not 0 < min_expected < np.inf:
-        raise InputError(
-            f'analysis.cooccurrence: {max_images=}, {patches=}, {codes=} and {min_expected=} must '
-            'be at least 1, 2 and 2, and above 0'
-        )
     trained = encoders['trained']
     if trained.chunk < patches:
         raise InputError(

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks import compile, data, embed, probe, train
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import InputError, check_known
 
 BENCHMARKS = {
     'compile': compile.run,
@@ -25,8 +25,7 @@ def benchmark(config: ConfigDict, what: str, topology: str = '') -> None:
     Raises:
       InputError: an unknown name, or a configuration that cannot be carried out.
     """
-    if what not in BENCHMARKS:
-        raise InputError(f'unknown benchmark {what!r}: choose from {", ".join(BENCHMARKS)}')
+    check_known('benchmark', what, BENCHMARKS)
     if topology and what != 'compile':
         raise InputError(f'--topology={topology} is of compile alone: {what} runs on what is here')
     if topology:

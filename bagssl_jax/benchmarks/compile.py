@@ -17,7 +17,7 @@ from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.benchmarks.traffic import hbm_bytes
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
-from bagssl_jax.errors import InputError, memory_shortage
+from bagssl_jax.errors import InputError, check_known, memory_shortage
 from bagssl_jax.parallel import make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
 
@@ -60,10 +60,7 @@ def run(config: ConfigDict) -> None:
     """
     settings = config.benchmark.compile
     for name in settings.stages:
-        if name not in STAGES:
-            raise InputError(
-                f'unknown benchmark.compile.stages {name!r}: choose from {", ".join(STAGES)}'
-            )
+        check_known('benchmark.compile.stages', name, STAGES)
     mesh = make_mesh(_devices(settings.topology))
     check_settings(config, mesh)
     program, split = _program(config, mesh)

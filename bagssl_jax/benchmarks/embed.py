@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.measured import compile_measured, print_rate
 from bagssl_jax.benchmarks.timing import (
-    check_positive,
     clocked,
     core_seconds,
     print_row,
@@ -53,8 +52,6 @@ def run(config: ConfigDict) -> None:
         pass does not fit into memory.
     """
     settings = config.benchmark.embed
-    check_positive(settings.steps, 'benchmark.embed.steps')
-    check_positive(config.probe.batch_size, 'probe.batch_size')
     source = open_dataset(config.data).images(config.data.train_split).source
     encoder, count = untrained_encoder(config), settings.patches
     encoder.check(count, SPACE)

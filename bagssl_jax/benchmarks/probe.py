@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.embed import untrained_encoder
-from bagssl_jax.benchmarks.timing import check_positive, print_row
+from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.embedding.bags import represent
 from bagssl_jax.embedding.encoder import FrozenEncoder
@@ -42,7 +42,6 @@ def run(config: ConfigDict) -> None:
     Raises:
       InputError: the configuration cannot be carried out, or an image cannot be read.
     """
-    check_positive(config.benchmark.probe.images, 'benchmark.probe.images')
     plan = make_plan(config, open_dataset(config.data))
     encoder = untrained_encoder(config)
     part = plan.train.part(config.benchmark.probe.images, seed=config.seed)

@@ -9,8 +9,6 @@ import jax
 import numpy as np
 import psutil
 
-from bagssl_jax.errors import InputError
-
 
 def clocked(advance: Callable[[], Any], *, warm: int, steps: int) -> np.ndarray:
     """Seconds that each of some steps takes where, as in training, two are under way.
@@ -52,12 +50,6 @@ def core_seconds() -> float:
 def print_row(what: str, stage: str, row: Mapping[str, Any]) -> None:
     """Prints what was found of a stage of a benchmark: one JSON object, numbers to four digits."""
     print(json.dumps({'what': what, 'stage': stage, **_rounded(row)}), flush=True)
-
-
-def check_positive(value: int, key: str) -> None:
-    """Raises InputError, naming the key, for a number below 1."""
-    if value < 1:
-        raise InputError(f'{key}={value} must be at least 1')
 
 
 def _rounded(value: Any) -> Any:

@@ -11,14 +11,13 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.measured import compile_measured, print_rate
 from bagssl_jax.benchmarks.timing import (
-    check_positive,
     clocked,
     core_seconds,
     print_row,
     summary,
 )
 from bagssl_jax.data.datasets import open_dataset
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import check_known
 from bagssl_jax.training.loop import input_batches
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.steps import Inputs
@@ -49,12 +48,8 @@ def run(config: ConfigDict) -> None:
       InputError: the configuration cannot be carried out, or does not fit into memory.
     """
     settings = config.benchmark.train
-    check_positive(settings.steps, 'benchmark.train.steps')
     for name in settings.stages:
-        if name not in STAGES:
-            raise InputError(
-                f'unknown benchmark.train.stages {name!r}: choose from {", ".join(STAGES)}'
-            )
+        check_known('benchmark.train.stages', name, STAGES)
     training = set_up(config, open_dataset(config.data))
     mesh, state = training.mesh, training.state
     training = training._replace(state=None)  # or its arrays would stay beside the step's

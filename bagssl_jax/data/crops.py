@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bagssl_jax.data.geometry import PatchGeometry
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import InputError, check_known
 
 
 class RandomCrops(Protocol):
@@ -129,10 +129,9 @@ def make_crops(
         (smallest, largest) each.
 
     Raises:
-      InputError: an unknown name, or 'multiscale' with unusable ranges or no size to resize to.
+      InputError: an unknown name, or 'multiscale' without a size to resize to.
     """
-    if name not in CROPS:
-        raise InputError(f'unknown crops {name!r}: choose from {", ".join(CROPS)}')
+    check_known('crops', name, CROPS)
     return CROPS[name](count, geometry, **settings)
 
 
@@ -141,11 +140,6 @@ def _multiscale(
 ) -> MultiscaleCrops:
     if geometry.resize < 1:
         raise InputError('crops=multiscale has crops of many sizes: give patches.resize=SIDE')
-    if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
-        raise InputError(
-            f'multiscale.scale={scale} and multiscale.ratio={ratio} must be (smallest, largest), '
-            'the former in (0, 1]'
-        )
     return MultiscaleCrops(count, geometry.resize, scale, ratio)
 
 

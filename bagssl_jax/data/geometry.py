@@ -49,8 +49,6 @@ class PatchGeometry:
         Args:
           image_shape: (height, width) of every image; None where they may differ.
         """
-        if self.resize < 0:
-            raise InputError(f'patches.resize={self.resize} must be a size in pixels, or 0')
         if image_shape is None and not self.size and not self.resize:
             raise InputError(
                 'the images may differ in size, and patches.scale in pixels with them: give '

@@ -19,7 +19,7 @@ from bagssl_jax.data.prefetch import prefetched
 from bagssl_jax.data.reading import read_or_replace, unreadable_image
 from bagssl_jax.data.sources import Source
 from bagssl_jax.data.views import View
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import InputError, check_known
 
 # Where training patches are cut: here; by what takes the batches; by that, which has all images.
 CROP_ON = ('host', 'device', 'resident')
@@ -127,8 +127,7 @@ def bag_batches(
       InputError: an unknown `on_error`.
       UnreadableImage: there is one, and `on_error` is 'stop'.
     """
-    if on_error not in ON_ERROR:
-        raise InputError(f'unknown on_error {on_error!r}: choose from {", ".join(ON_ERROR)}')
+    check_known('on_error', on_error, ON_ERROR)
     numbers = np.arange(len(source)) if numbers is None else numbers
     batched = grain.MapDataset.source(numbers).batch(batch_size)
     batches = prefetched(batched.map(_ViewPatches(source, view)), _threads(source), workers)

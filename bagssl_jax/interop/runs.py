@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.checkpoints import Checkpoints, restore_items
-from bagssl_jax.defaults import get_config
-from bagssl_jax.errors import InputError
+from bagssl_jax.defaults import check_ranges, get_config
+from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.interop.files import read_arrays, write_arrays
 from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
@@ -52,8 +52,7 @@ def import_checkpoint(
       InputError: the file or the settings are wrong, arrays are unknown, missing or of another
         shape, or the directory holds another run. Nothing is written then.
     """
-    if arch not in ARCHS:
-        raise InputError(f'unknown --arch={arch}: choose from {", ".join(ARCHS)}')
+    check_known('--arch', arch, ARCHS)
     found = find_backbone(read_arrays(checkpoint), prefix)
     width, fitting_stem = _stem(found)
     config = imported_config(arch, width=width, stem=stem or fitting_stem, mean=mean, std=std)
@@ -110,6 +109,9 @@ def imported_config(
     The images that the encoder is probed on are set where it is probed. Patches are a quarter of
     the image's area, and resized to what such encoders were trained on: 224 pixels with
     ImageNet's stem, 32 with CIFAR's. There is no projector.
+
+    Raises:
+      InputError: a number out of its range.
     """
     config = get_config()
     config.patches.resize = 224 if stem == 'imagenet' else 32
@@ -121,7 +123,8 @@ def imported_config(
     config.projector.widths = ()
     config.probe.views = ('bag', 'center', 'whole')
     config.probe.batch_size = 256
-    return config.to_dict()
+    check_ranges(config := config.to_dict())
+    return config
 
 
 def _stem(found: Backbone) -> tuple[int, str]:

@@ -1,7 +1,6 @@
 """Encoders and projectors, as Linen modules that return (output, intermediates)."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import check_known
 from bagssl_jax.models.projector import Projector
 from bagssl_jax.models.resnet import HALF, resnet, tiny
 
@@ -42,7 +41,7 @@ def make_networks(config: Mapping[str, Any], *, predictor: bool = False) -> Netw
       predictor: whether there is one.
 
     Raises:
-      InputError: a setting is unknown or out of its range.
+      InputError: a setting is unknown.
     """
     encoder, dtype = config['encoder'], config['encoder']['dtype']
     name = encoder['name']
@@ -75,17 +74,9 @@ def make_encoder(
       mean, std: of the pixels in [0, 1], by channel: subtracted, and divided by.
 
     Raises:
-      InputError: an unknown name or dtype, a setting that cannot be, or a mean or standard
-        deviation that no pixels have.
+      InputError: an unknown name or dtype, or a setting that cannot be.
     """
-    if name not in ENCODERS:
-        raise InputError(f'unknown encoder {name!r}: choose from {", ".join(ENCODERS)}')
-    for key, values, least in (('mean', mean, -math.inf), ('std', std, 0)):
-        if len(values) != 3 or not all(least < value < math.inf for value in values):
-            raise InputError(
-                f'encoder.{key}={tuple(values)} must be a number for each of the three channels'
-                f'{", above 0" if key == "std" else ""}'
-            )
+    check_known('encoder', name, ENCODERS)
     return ENCODERS[name](**settings, dtype=_dtype(dtype), mean=tuple(mean), std=tuple(std))
 
 
@@ -93,10 +84,8 @@ def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
     """The projector, or the predictor, that a configuration describes.
 
     Raises:
-      InputError: no layer, a width below 1, or an unknown dtype.
+      InputError: an unknown dtype.
     """
-    if not widths or min(widths) < 1:
-        raise InputError(f'widths {tuple(widths)} must be positive integers, such as (256, 64)')
     return Projector(widths=tuple(widths), dtype=_dtype(dtype))
 
 
@@ -128,6 +117,5 @@ def _init(module: nn.Module, key: jax.Array, x: jax.ShapeDtypeStruct) -> dict[st
 
 
 def _dtype(name: str) -> jnp.dtype:
-    if name not in DTYPES:
-        raise InputError(f'unknown encoder.dtype {name!r}: choose from {", ".join(DTYPES)}')
+    check_known('encoder.dtype', name, DTYPES)
     return DTYPES[name]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import check_known
 from bagssl_jax.models.layers import Conv, norm_layer, scale_pixels
 
 HALF = (0.5, 0.5, 0.5)
@@ -115,13 +115,10 @@ def resnet(
     """A ResNet as its group in a configuration describes it; arguments as for `ResNet`.
 
     Raises:
-      InputError: an unknown stem or remat, or a width below 1.
+      InputError: an unknown stem or remat.
     """
-    _check_width(width)
-    if stem not in STEMS:
-        raise InputError(f'unknown encoder.stem {stem!r}: choose from {", ".join(STEMS)}')
-    if remat not in REMAT:
-        raise InputError(f'unknown encoder.remat {remat!r}: choose from {", ".join(REMAT)}')
+    check_known('encoder.stem', stem, STEMS)
+    check_known('encoder.remat', remat, REMAT)
     return ResNet(
         stages=stages,
         bottleneck=bottleneck,
@@ -136,14 +133,8 @@ def resnet(
 
 
 def tiny(*, width: int, dtype: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Tiny:
-    """A `Tiny` as its group in a configuration describes it; InputError for a width below 1."""
-    _check_width(width)
+    """A `Tiny` as its group in a configuration describes it."""
     return Tiny(width=width, dtype=dtype, mean=mean, std=std)
-
-
-def _check_width(width: int) -> None:
-    if width < 1:
-        raise InputError(f'encoder.width={width} must be at least 1')
 
 
 class _BasicBlock(nn.Module):

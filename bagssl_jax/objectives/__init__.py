@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import check_known
 from bagssl_jax.objectives.barlow import barlow
 from bagssl_jax.objectives.byol import byol
 from bagssl_jax.objectives.simclr import simclr
@@ -45,7 +45,6 @@ def make_objective(name: str, settings: Mapping[str, Any]) -> Objective:
     Raises:
       InputError: an unknown name.
     """
-    if name not in OBJECTIVES:
-        raise InputError(f'unknown objective {name!r}: choose from {", ".join(OBJECTIVES)}')
+    check_known('objective', name, OBJECTIVES)
     objective = OBJECTIVES[name]
     return objective._replace(loss=functools.partial(objective.loss, **settings))

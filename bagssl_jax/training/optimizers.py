@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from bagssl_jax.errors import InputError
+from bagssl_jax.errors import InputError, check_known
 
 
 def warmup_cosine(
@@ -35,12 +35,7 @@ def cosine_momentum(start: float, total_steps: int) -> optax.Schedule:
     """A target network's momentum, from `start` to 1 along half a cosine.
 
     Grill et al., arXiv 2006.07733, section 3.3: 1 - (1 - start) (cos(pi step / total) + 1) / 2.
-
-    Raises:
-      InputError: `start` is not in [0, 1].
     """
-    if not 0 <= start <= 1:
-        raise InputError(f'target.momentum={start} must be between 0 and 1')
     remaining = optax.cosine_decay_schedule(1 - start, total_steps)
     return lambda step: 1 - remaining(step)
 
@@ -49,7 +44,6 @@ def sgd(
     schedule: optax.Schedule, *, weight_decay: float, momentum: float
 ) -> optax.GradientTransformation:
     """SGD with Nesterov momentum; the weight decay is added to the gradient."""
-    _check_momentum(momentum)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, are_kernels),
         optax.sgd(schedule, momentum=momentum, nesterov=True),
@@ -63,7 +57,6 @@ def lars(
 
     The weight decay is added to the gradient. What is not decayed is not scaled either.
     """
-    _check_momentum(momentum)
     return optax.lars(
         schedule,
         weight_decay=weight_decay,
@@ -99,10 +92,9 @@ def make_optimizer(
       weight_decay: of kernels.
 
     Raises:
-      InputError: an unknown name, or a setting out of its range.
+      InputError: an unknown name.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f'unknown optimizer {name!r}: choose from {", ".join(OPTIMIZERS)}')
+    check_known('optimizer', name, OPTIMIZERS)
     return OPTIMIZERS[name](schedule, weight_decay=weight_decay, **settings)
 
 
@@ -112,8 +104,3 @@ def are_kernels(params: optax.Params) -> optax.Params:
     False for everything else, such as biases, norms, and embeddings of positions.
     """
     return jax.tree.map_with_path(lambda path, _: path[-1].key == 'kernel', params)
-
-
-def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum <= 1:
-        raise InputError(f'optimizer.momentum={momentum} must be from 0 to 1')

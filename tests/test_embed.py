@@ -186,7 +186,7 @@ def test_no_image_at_all_can_be_read(start, photographs, tmp_path):
         (['--out=features.csv'], '--out=features.csv must end in one of .npz, .parquet'),
         (['--out=/proc/no/features.npz'], '--out=/proc/no/features.npz cannot be written: '),
         (['--images=/no/such'], '/no/such is not a directory'),
-        (['--patches=0'], 'a grid of 0 patches is none'),
+        (['--patches=0'], '--patches=0 must be from 1 to'),
         (['--patches=many'], '--patches=many must be a whole number'),
         (['--chunk=0'], '--chunk=0 must be from 1 to'),
         (['--space=x'], "no space 'x' in this run: choose from h, z"),

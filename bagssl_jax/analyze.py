@@ -31,7 +31,7 @@ if __name__ == '__main__':
     cli.run(
         look,
         __doc__,
-        outlook='nothing was written; the same command starts anew',
+        outlook='the same command starts anew',
         config_file=False,
         extra_flags=['what'],
         settable=('analysis', 'probe', 'data'),

@@ -199,8 +199,8 @@ def kill_often(times, rng, root, cache):
     while killed.total() < times:
         runs += 1
         workdir = root / f'run{runs}'
-        overrides = ['--config.data.workers=1'] if runs % 3 == 0 else []
-        compiled = root / f'cache{runs}' if runs % 4 == 0 else cache
+        overrides = ['--config.data.workers=1'] if rng.random() < 0.3 else []
+        compiled = root / f'cache{runs}' if rng.random() < 0.2 else cache
         said = f'run {runs}{", with a worker" * bool(overrides)}{", cold" * (compiled != cache)}'
         for kills in itertools.count(1):
             started = Started(workdir, compiled, overrides)

@@ -261,6 +261,23 @@ def test_a_monitor_is_logged_and_changes_nothing(finished, shrunk, config, tmp_p
     assert others == rows(finished)
 
 
+def test_what_a_monitor_could_not_finish_it_does_again(shrunk, tmp_path):
+    config, looks = shrunk('--config.train.monitor_every=0.5'), []
+
+    def monitor(variables):
+        looks.append(variables)
+        if len(looks) == 4:  # of step 12, which is saved
+            raise KeyboardInterrupt
+        return {'knn_top1': 0.5}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, monitor)
+    for _ in range(2):
+        train(config, tmp_path, monitor)
+        found = [row['step'] for row in rows(tmp_path) if 'knn_top1' in row]
+        assert found == [3, 6, 9, 12]
+
+
 @pytest.mark.slow
 def test_workers_and_logging_do_not_change_what_is_learned(finished, shrunk, config, tmp_path):
     train(shrunk('--config.data.workers=2', '--config.train.log_every=3'), tmp_path)

@@ -119,8 +119,10 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             recorder.advance(len(steps))
             # At most two under way: memory stays bounded, and the progress bar honest.
             jax.block_until_ready(under_way[-2:][0][1])
-            # Not before: a first step has to be compiled, and there is nothing that could be lost.
-            signals.begin()
+            if done == start:
+                # Until here a signal ends the program at once: what takes minutes is to compile.
+                look_at(state, inputs, len(steps), training.shared)
+                signals.begin()
             stop = bool(signals.seen)  # once: a signal that comes later is for the next step
             due = stop or step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0

@@ -35,4 +35,5 @@ if __name__ == '__main__':
         config_file=False,
         extra_flags=['what'],
         settable=('analysis', 'probe', 'data'),
+        together=True,
     )

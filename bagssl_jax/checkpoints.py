@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding
 
-from bagssl_jax import manifests
+from bagssl_jax import manifests, processes
 from bagssl_jax.errors import InputError, out_of_memory
 from bagssl_jax.manifests import DamagedError
+from bagssl_jax.parallel import to_global
 from bagssl_jax.runs import Run
 
 Tree = Any
@@ -44,7 +46,7 @@ class Checkpoints:
         self._identity = run.identity()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
         self._under_way: Future | None = None
-        if _is_writer():
+        if processes.is_first():
             with _writing(run.checkpoints):
                 run.checkpoints.mkdir(parents=True, exist_ok=True)
                 _remove_unfinished(run.checkpoints)
@@ -57,7 +59,7 @@ class Checkpoints:
         """
         self.wait()
         digests = {name: int(digest(tree)) for name, tree in items.items()}
-        if not _is_writer() or step in self._run.steps():
+        if not processes.is_first() or step in self._run.steps():
             return
         meta = copy.deepcopy({'digests': digests, 'position': position, 'manifest': manifests.NAME})
         # They are replicated: this process has all of them.
@@ -78,8 +80,8 @@ class Checkpoints:
         Raises:
           InputError: every checkpoint is damaged, or the newest undamaged one is of another run.
         """
-        newest = _newest_undamaged(self._run, targets)
-        if newest is not None and _is_writer():
+        newest = _newest(self._run, targets)
+        if newest is not None and processes.is_first():
             for step in self._run.steps():
                 if step > newest[0]:
                     _set_aside(self._run.checkpoints / str(step))
@@ -128,7 +130,7 @@ def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str,
     Raises:
       InputError: the run has no checkpoint, only damaged ones, or those of another run.
     """
-    newest = _newest_undamaged(run, targets)
+    newest = _newest(run, targets)
     if newest is None:
         raise InputError(f'no checkpoint in {run}: train there first, or give another --workdir')
     step, items, _ = newest
@@ -136,6 +138,42 @@ def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str,
 
 
 _UNFINISHED, _REMOVED = '.unfinished', '.removed'
+
+
+def _newest(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+    """As `_newest_undamaged`, of several processes: the first chooses the step, and warns.
+
+    Each reads it for itself, onto its own devices, so that none waits for one that cannot.
+    """
+    own, found = jax.tree.map(_on_own_devices, dict(targets)), None
+
+    def choose():
+        nonlocal found
+        found = _newest_undamaged(run, own)
+        return None if found is None else found[0]
+
+    step = processes.from_first('checkpoint', choose)
+    if step is None:
+        return None
+    if found is None:
+        try:
+            found = step, *_restore(run, step, own)
+        except DamagedError as error:
+            raise InputError(f'checkpoint {step} is damaged here alone: {error}') from None
+    return step, jax.tree.map(_placed, found[1], dict(targets)), found[2]
+
+
+def _on_own_devices(x: Any) -> jax.ShapeDtypeStruct:
+    sharding = x.sharding
+    if not sharding.is_fully_addressable:
+        sharding = NamedSharding(sharding.mesh.local_mesh, sharding.spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _placed(x: jax.Array, target: Any) -> jax.Array:
+    """A replicated array as its target lies, also on the devices of other processes."""
+    sharding = target.sharding
+    return x if sharding.is_fully_addressable else to_global(x, sharding.mesh)
 
 
 def _newest_undamaged(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
@@ -197,28 +235,30 @@ def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, di
 
 
 def _write_items(directory: epath.Path, arrays: Mapping[str, Tree], meta: Mapping) -> None:
-    """Writes a checkpoint of arrays on the host; of several processes, one alone."""
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes={0}, barrier_sync_key_prefix='writer'
-    )
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
-    )
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+    """Writes a checkpoint of arrays on the host."""
+    items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+    args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+    with _checkpointer('writer') as checkpointer:
         checkpointer.save(directory, args=args, force=True)
 
 
 def _read_items(directory: epath.Path, targets: Mapping[str, Tree]) -> Mapping[str, Any]:
     """The items that are wanted, as their targets say, and 'meta'."""
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(targets)
-    )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+    with _checkpointer('reader') as checkpointer:
         return checkpointer.restore(directory, args=args)
+
+
+def _checkpointer(name: str) -> ocp.Checkpointer:
+    """One that waits for no other process."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'{name}{me}'
+    )
+    options = ocp.CompositeOptions(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(composite_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _remove_unfinished(directory: epath.Path) -> None:
@@ -241,10 +281,6 @@ def _writing(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f'{path} cannot be written: {error.strerror or error}') from None
-
-
-def _is_writer() -> bool:
-    return jax.process_index() == 0
 
 
 def _short(error: Exception) -> str:

@@ -4,16 +4,25 @@ Importing what a program needs takes seconds, in which it must be able to end as
 imports little, and the programs import the rest when they are called.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bagssl_jax import signals
-from bagssl_jax.errors import DataFailure, Incomplete, InputError, Interrupted, out_of_memory
+from bagssl_jax.errors import (
+    DataFailure,
+    ElsewhereError,
+    Incomplete,
+    InputError,
+    Interrupted,
+    out_of_memory,
+)
 
 if TYPE_CHECKING:
     from bagssl_jax.command_line import Option
+    from bagssl_jax.group import Group
 
 
 def run(
@@ -26,6 +35,7 @@ def run(
     workdir: bool = True,
     extra_flags: Sequence[str] = (),
     settable: Sequence[str] = ('probe', 'data'),
+    together: bool = False,
 ) -> None:
     """Parses the command line, calls `program` with what it says, and exits where that fails.
 
@@ -39,14 +49,15 @@ def run(
       workdir: whether --workdir=DIR is needed.
       extra_flags: further flags.
       settable: groups of a training's configuration that can still be overridden.
+      together: whether several processes can run it, as `processes.find_place` says.
     """
 
-    def start():
+    def start(argv):
         from bagssl_jax.command_line import parse
 
         program(
             *parse(
-                sys.argv,
+                argv,
                 config_file=config_file,
                 words=words,
                 workdir=workdir,
@@ -55,7 +66,7 @@ def run(
             )
         )
 
-    _exit_after(start, usage, outlook)
+    _exit_after(start, usage, outlook, together=together)
 
 
 def run_command(
@@ -65,6 +76,7 @@ def run_command(
     outlook: str,
     words: Sequence[str] = (),
     options: Mapping[str, 'Option'],
+    together: bool = False,
 ) -> None:
     """As `run`, for a program without a configuration.
 
@@ -76,50 +88,97 @@ def run_command(
       words: what the words before the flags say.
       options: name of a flag -> its default, whose type its values get: text, or a tuple of
         numbers; or the range of a whole number, with its default.
+      together: as for `run`.
     """
 
-    def start():
+    def start(argv):
         from bagssl_jax.command_line import parse_options
 
-        given, values = parse_options(sys.argv, words=words, options=options)
+        given, values = parse_options(argv, words=words, options=options)
         load()(*given, **values)
 
-    _exit_after(start, usage, outlook)
+    _exit_after(start, usage, outlook, together=together)
 
 
-def _exit_after(start: Callable[[], None], usage: str, outlook: str) -> None:
+class _Outcome(NamedTuple):
+    """How a program ended: its exit status, and what to say of an error."""
+
+    status: int
+    line: str = ''
+    error: BaseException | None = None
+
+
+def _exit_after(
+    start: Callable[[list[str]], None], usage: str, outlook: str, *, together: bool
+) -> None:
     if {'--help', '-help', '-h'}.intersection(sys.argv):
         print(usage.strip())
         return
-    with signals.ending(outlook):
-        status = _status_of(start, outlook)
+    last_words = []
+    with signals.ending(outlook, last_words):
+        status = _run(start, outlook, last_words, together=together)
     if status:
         # Not while an error is handled: its frames would keep batches in shared memory alive.
         sys.exit(status)
 
 
-def _status_of(start: Callable[[], None], outlook: str) -> int:
+def _run(
+    start: Callable[[list[str]], None],
+    outlook: str,
+    last_words: list[Callable[[int, str], None]],
+    *,
+    together: bool,
+) -> int:
+    """Runs the program, in a group of processes if it is to be in one; the exit status."""
+    group, argv = None, sys.argv
+    if together:
+        from bagssl_jax.command_line import split_place
+
+        try:
+            place, workdir, argv = split_place(sys.argv, os.environ)
+            if place is not None:
+                from bagssl_jax.group import join
+
+                group = join(place, workdir)
+                last_words.append(group.tell)
+        except InputError as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 2
+    return _ended(_outcome_of(lambda: start(argv), outlook), group)
+
+
+def _ended(outcome: _Outcome, group: 'Group | None') -> int:
+    """Says how it ended, and leaves the group; the exit status."""
+    status, line, error = outcome
+    if group is not None and error is not None and not hasattr(error, 'alike'):
+        group.fail(error, status, line)
+    if line:
+        print(line, file=sys.stderr)
+    elif error is not None:
+        raise error
+    if group is not None:
+        group.finish()
+    return status
+
+
+def _outcome_of(start: Callable[[], None], outlook: str) -> _Outcome:
     try:
         start()
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        return _Outcome(2, f'error: {error}', error)
     except DataFailure as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        return _Outcome(1, f'error: {error}', error)
+    except ElsewhereError as error:
+        return _Outcome(error.status, str(error), error)
     except Incomplete as rest:
-        print(rest, file=sys.stderr)
-        return 3
+        return _Outcome(3, str(rest), rest)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 128 + stop.number
+        return _Outcome(128 + stop.number, str(stop), stop)
     except KeyboardInterrupt as stop:  # whose number `signals.unwinding` gives
         number = signal.Signals(*stop.args or (signal.SIGINT,))
-        print(f'stopped by {number.name}: {outlook}', file=sys.stderr)
-        return 128 + number
+        return _Outcome(128 + number, f'stopped by {number.name}: {outlook}', stop)
     except Exception as error:
-        if not (shortage := out_of_memory(error)):
-            raise
-        print(f'error: {shortage}', file=sys.stderr)
-        return 2
-    return 0
+        if shortage := out_of_memory(error):
+            return _Outcome(2, f'error: {shortage}', error)
+        return _Outcome(1, '', error)
+    return _Outcome(0)

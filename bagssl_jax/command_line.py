@@ -15,6 +15,7 @@ from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from bagssl_jax import processes
 from bagssl_jax.defaults import CHOICES, check_ranges, get_config
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.ranges import Range
@@ -94,6 +95,24 @@ def parse_options(
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
     return given, {name: _typed(name, values[name].value, options[name]) for name in options}
+
+
+def split_place(
+    argv: list[str], environ: Mapping[str, str]
+) -> tuple[processes.Place | None, str, list[str]]:
+    """Where this process stands among several, --workdir, and the command line without the former.
+
+    Raises:
+      InputError: as `processes.find_place` does.
+    """
+    flags_of_place, workdir = flags.FlagValues(), flags.FlagValues()
+    for name in processes.FLAGS:
+        flags.DEFINE_string(name, '', 'of several processes', flag_values=flags_of_place)
+    flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=workdir)
+    rest = _parsed(flags_of_place, argv, known_only=True)
+    _parsed(workdir, rest, known_only=True)
+    given = {name: flags_of_place[name].value for name in processes.FLAGS}
+    return processes.find_place(given, environ), workdir.workdir, rest
 
 
 def _split_words(argv: list[str], words: Sequence[str]) -> tuple[list[str], list[str]]:

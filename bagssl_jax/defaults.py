@@ -92,6 +92,8 @@ def declared() -> dict[str, Any]:
     # Of the pixels in [0, 1], by channel: subtracted, and divided by
     encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)
     encoder.std = above((0.5, 0.5, 0.5), 0, 1, items=3)
+    # Equal parts of a batch whose BatchNorm statistics are their own, the projector's too
+    encoder.norm_groups = within(1, 1, 65536)
     for name in ('resnet18', 'resnet34', 'resnet50'):
         encoder[name] = resnet = ConfigDict()
         resnet.width = within(

@@ -41,4 +41,5 @@ if __name__ == '__main__':
         __doc__,
         outlook='the same command goes on from the parts that were finished',
         options=OPTIONS,
+        together=True,
     )

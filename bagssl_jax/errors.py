@@ -57,6 +57,18 @@ class WorkerDied(DataFailure):
         self.exit_code = exit_code
 
 
+class ElsewhereError(Exception):
+    """Another process met an error, whose message and exit status this one takes over.
+
+    Attributes:
+      status: to exit with.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 class Interrupted(Exception):
     """A signal stopped the training, which has saved where it was.
 
@@ -69,6 +81,15 @@ class Interrupted(Exception):
             'command goes on from there'
         )
         self.number = number
+
+
+def alike(error: Exception) -> Exception:
+    """Marks an error that all processes of a program raise at the same place, and returns it.
+
+    They then end one after the other, when each has saved what it has to, and not at once.
+    """
+    error.alike = True
+    return error
 
 
 def out_of_memory(error: Exception) -> str | None:

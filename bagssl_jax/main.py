@@ -39,4 +39,5 @@ if __name__ == '__main__':
         __doc__,
         outlook='the same command goes on from what is saved',
         config_file=True,
+        together=True,
     )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bagssl_jax.errors import InputError
@@ -17,10 +18,27 @@ Note = TypeVar('Note')
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices` (default: every device of every process)."""
-    devices = jax.devices() if devices is None else devices
+    """A one-dimensional mesh over `devices` (default: every device of every process).
+
+    Raises:
+      InputError: the processes have different numbers of devices.
+    """
+    if devices is None:
+        # In the order of their processes, whose parts of a batch then are consecutive.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        each = len(devices) // jax.process_count()
+        if any(d.process_index != i // each for i, d in enumerate(devices)):
+            raise InputError(
+                f'{jax.process_count()} processes with {len(devices)} devices in all must have the '
+                'same number each'
+            )
     # Auto axes: with the Explicit ones of jax.make_mesh, z.T @ z over a sharded batch is an error.
     return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """The mesh of this process's own devices."""
+    return make_mesh(jax.local_devices())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -82,6 +100,50 @@ def global_arrays(arrays: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array), arrays
     )
+
+
+def own_part(count: int) -> int:
+    """Of so many things that all processes do together, those that each does, rounded up."""
+    return -(-count // jax.process_count())
+
+
+def dealt(count: int, batch_size: int) -> np.ndarray:
+    """The numbers, of `count`, that this process takes: int [n].
+
+    Of every `batch_size`, each process takes consecutive ones, in the order of the processes.
+    """
+    numbers = np.arange(count)
+    return numbers[numbers // own_part(batch_size) % jax.process_count() == jax.process_index()]
+
+
+def all_rows(tree: Tree) -> Tree:
+    """Arrays [n ...] of every process, one behind the other on the host: [processes * n ...]."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def to_global(tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays that every process has alike, on every device of `mesh`."""
+    sharding = replicated(mesh)
+
+    def placed(x):
+        parts = [jax.device_put(x, device) for device in mesh.local_mesh.devices.flat]
+        return jax.make_array_from_single_device_arrays(np.shape(x), sharding, parts)
+
+    return jax.tree.map(placed, tree)
+
+
+def to_local(tree: Tree) -> Tree:
+    """Arrays on all devices of all processes, as arrays on this one's; nothing is copied."""
+    sharding = replicated(local_mesh())
+
+    def own(x):
+        parts = {shard.device: shard.data for shard in x.addressable_shards}
+        parts = [parts[device] for device in sharding.mesh.devices.flat]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+    return jax.tree.map(own, tree)
 
 
 def sum_over(x: Any, axis_name: str | None) -> Any:

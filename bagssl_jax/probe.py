@@ -31,4 +31,5 @@ if __name__ == '__main__':
         __doc__,
         outlook='results.json has what was finished; the same command starts anew',
         config_file=False,
+        together=True,
     )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from bagssl_jax import manifests
+from bagssl_jax import manifests, processes
 from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 from bagssl_jax.manifests import DamagedError
@@ -199,7 +199,7 @@ class Run:
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file of the run, at once or not at all."""
-        if not _is_first_process():
+        if not processes.is_first():
             return
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,12 +207,6 @@ class Run:
         draft = path.with_name(f'{path.name}.new')
         draft.write_bytes(content)
         draft.replace(path)
-
-
-def _is_first_process() -> bool:
-    import jax  # here, so that a run can be read without it
-
-    return jax.process_index() == 0
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -12,13 +12,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def ending(outlook: str) -> Iterator[None]:
+def ending(outlook: str, last_words: Sequence[Callable[[int, str], None]] = ()) -> Iterator[None]:
     """Inside, a signal ends the program; a second one ends it where the first was put off.
 
     Python runs a handler in the main thread, when that is next at Python code: after a compilation
@@ -26,6 +26,7 @@ def ending(outlook: str) -> Iterator[None]:
 
     Args:
       outlook: ends the line that is printed: what stays, and how to go on.
+      last_words: called then with the exit status and that line; may be filled inside.
     """
     begun = threading.Lock()
 
@@ -33,9 +34,11 @@ def ending(outlook: str) -> Iterator[None]:
         if not begun.acquire(blocking=False):
             return  # the other thread is at it
         _kill_workers()
-        line = f'stopped by {signal.Signals(number).name}: {outlook}\n'
+        line = f'stopped by {signal.Signals(number).name}: {outlook}'
         # Not by sys.stderr, whose lock the main thread may hold.
-        os.write(2, ('\n' * _shows_a_bar() + line).encode())
+        os.write(2, ('\n' * _shows_a_bar() + f'{line}\n').encode())
+        for tell in last_words:
+            tell(128 + number, line)
         os._exit(128 + number)
 
     def listen():

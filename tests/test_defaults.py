@@ -170,4 +170,4 @@ def test_what_is_not_chosen_says_nothing():
     assert list(config['optimizer'])[-2:] == ['weight_decay', 'lars']
     assert 'sgd' not in config['optimizer']
     assert {'tcr', 'name'} == config['objective'].keys()
-    assert config['encoder'].keys() == {'name', 'dtype', 'mean', 'std', 'resnet18'}
+    assert config['encoder'].keys() == {'name', 'dtype', 'mean', 'std', 'norm_groups', 'resnet18'}

@@ -118,9 +118,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_run(config, tmp_path, finished)
 
 
-@pytest.mark.parametrize(('row', 'saved'), [(3, 7), (6, 12)])
-def test_a_signal_between_steps_is_for_the_next(config, tmp_path, monkeypatch, row, saved):
-    # Row 3 is written after step 6, when whether to save that step is already decided.
+@pytest.mark.parametrize(('row', 'saved'), [(3, 6), (6, 12)])
+def test_a_signal_between_steps_saves_the_last_one(config, tmp_path, monkeypatch, row, saved):
+    # Row 3 is written after step 6, which is not due to be saved.
     with monkeypatch.context() as patch:
         interrupt_at(patch, row, method='log')
         with pytest.raises(Interrupted, match=f'at step {saved}, which is saved'):

@@ -2,9 +2,9 @@ import copy
 import subprocess
 import sys
 
-import jax
 import pytest
 
+from bagssl_jax import processes
 from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
@@ -137,7 +137,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(processes, 'number', lambda: 1)
     Run.at(tmp_path).claim(CONFIG, DATA)
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from bagssl_jax.analysis.look import Look
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
 from bagssl_jax.errors import check_known
-from bagssl_jax.parallel import check_batch_size, make_mesh
+from bagssl_jax.parallel import check_batch_size, local_mesh
 from bagssl_jax.runs import Run
 
 # Each takes the trained encoder, the untrained one, and training images; further the keyword
@@ -27,7 +27,7 @@ def analyze(config: ConfigDict, run: Run, what: str) -> None:
       InputError: an unknown name, no checkpoint, or what the analysis itself refuses.
     """
     check_known('--what', what, ANALYSES)
-    mesh, chunk = make_mesh(), config.probe.batch_size
+    mesh, chunk = local_mesh(), config.probe.batch_size  # each process does all of it
     check_batch_size(chunk, mesh, 'probe.batch_size')
     encoder = load_encoder(run, mesh=mesh, chunk=chunk)
     look = ANALYSES[what](

@@ -17,6 +17,7 @@ import scipy.stats
 import tqdm
 from matplotlib.figure import Figure
 
+from bagssl_jax import processes
 from bagssl_jax.analysis import discrete_world
 from bagssl_jax.analysis.look import Look
 from bagssl_jax.data.cut import resized
@@ -118,7 +119,13 @@ def compare_patches(
     view = GridPatches(trained.geometry, grid_places(patches))
 
     def bags():
-        progress = tqdm.tqdm(total=len(images), desc='patches', unit=' images', file=sys.stderr)
+        progress = tqdm.tqdm(
+            total=len(images),
+            desc='patches',
+            unit=' images',
+            file=sys.stderr,
+            disable=not processes.is_first(),
+        )
         with progress:
             for batch in images.bags(view, batch_size=trained.chunk // patches, on_error=on_error):
                 yield batch.patches

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from bagssl_jax import processes
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.data.pipeline import Bags
 from bagssl_jax.data.views import GridPatches, RandomPatches, View
 from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import InputError
+from bagssl_jax.parallel import all_rows, own_part
 
 AGGREGATIONS = ('mean', 'mean_unit', 'grid2', 'grid4')
 
@@ -134,6 +137,9 @@ def represent(
 ) -> tuple[dict[tuple[str, str, Representation], np.ndarray], np.ndarray]:
     """The vectors of every image, by several encoders, in one pass over the data.
 
+    Of several processes, each embeds its share of every batch, on its own devices, and all get all
+    vectors.
+
     A patch is embedded once, whatever the bags that it is in. The devices hold one chunk's
     activations and one batch's embeddings; the host one batch of pixels, and the vectors: in
     memory, or where they would take more than half of what is free, in a file that goes with
@@ -141,10 +147,12 @@ def represent(
 
     Args:
       encoders: by name.
-      batches: of the pipeline, cut by the layout's view.
+      batches: of the pipeline, cut by the layout's view: this process's parts, of the images that
+        `parallel.dealt` gives it.
       layout: which representations are wanted.
-      images: at most so many in all.
-      batch_size: images a batch, at most: fewer where the data ends, or some cannot be read.
+      images: so many in all, of which some may be unreadable.
+      batch_size: images a batch, of all processes, at most: fewer where the data ends, or some
+        cannot be read.
       spaces: some of those that `embedding.encoder.forward` gives.
       flip: as for `FrozenEncoder.embed_bags`.
       directory: for the file; None for the system's.
@@ -157,33 +165,56 @@ def represent(
       InputError: no image can be read.
     """
     features, labels, done = {}, [], 0
-    for batch in batches:
-        b = len(batch.patches)
+    keys = [(n, s, r) for n in encoders for s in spaces for r in layout.weights]
+    own, batches = own_part(batch_size), iter(batches)
+    for turn in itertools.count():
+        batch = next(batches, None)  # a process may have no part of the last one
+        b = 0 if batch is None else len(batch.patches)
+        found = _represent_batch(encoders, batch.patches, layout, own, spaces, flip) if b else []
+        widths = None if batch is None else [array.shape[1] for array in found]
+        said = processes.gathered(f'widths {turn % 2}', widths)
+        if all(widths is None for widths in said):
+            break
+        known = [widths for widths in said if widths]
+        if not known:
+            continue  # no image of this batch can be read
         if not b:
-            continue
-        # As many bags as in a full batch, so that one program serves smaller ones too.
-        patches = batch.patches
-        if b < batch_size:
-            patches = np.zeros((batch_size, *patches.shape[1:]), np.uint8)
-            patches[:b] = batch.patches
-        found = {}
-        for name, encoder in encoders.items():
-            vectors = encoder.embed_bags(patches, spaces, flip=flip)
-            for space in spaces:
-                for representation, matrix in layout.weights.items():
-                    unit = representation.aggregation == 'mean_unit'
-                    means = _aggregate(vectors[space], matrix, unit=unit)
-                    found[name, space, representation] = means
+            found = [np.zeros((own, width), np.float32) for width in known[0]]
+        own_labels = np.zeros(own, np.int32)
+        own_labels[:b] = batch.labels if b else 0
+        taken, batch_labels, *found = all_rows([np.arange(own) < b, own_labels, *found])
         if not features:
-            widths = {key: means.shape[1] for key, means in found.items()}
-            features = _allocate(images, widths, directory)
-        for key, means in found.items():
-            features[key][done : done + b] = np.asarray(means)[:b]
-        labels.append(batch.labels)
-        done += b
+            features = _allocate(images, dict(zip(keys, known[0], strict=True)), directory)
+        rows = slice(done, done + int(taken.sum()))
+        for key, array in zip(keys, found, strict=True):
+            features[key][rows] = array[taken]
+        labels.append(batch_labels[taken].astype(np.int64))
+        done = rows.stop
     if not done:
         raise InputError('no image of the split can be read')
     return {key: array[:done] for key, array in features.items()}, np.concatenate(labels)
+
+
+def _represent_batch(
+    encoders: Mapping[str, FrozenEncoder],
+    patches: np.ndarray,
+    layout: Layout,
+    batch_size: int,
+    spaces: Sequence[str],
+    flip: bool,
+) -> list[jax.Array]:
+    """[batch_size d] of each encoder, space and representation; zeros behind the b bags."""
+    # As many bags as in a full batch, so that one program serves smaller ones too.
+    if len(patches) < batch_size:
+        patches = np.pad(patches, [(0, batch_size - len(patches)), *[(0, 0)] * 4])
+    found = []
+    for encoder in encoders.values():
+        vectors = encoder.embed_bags(patches, spaces, flip=flip)
+        for space in spaces:
+            for representation, matrix in layout.weights.items():
+                unit = representation.aggregation == 'mean_unit'
+                found.append(_aggregate(vectors[space], matrix, unit=unit))
+    return found
 
 
 @functools.partial(jax.jit, static_argnames='unit')

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import tqdm
 
+from bagssl_jax import processes
 from bagssl_jax.data.folder import FolderSource, load_files
 from bagssl_jax.data.sources import Source
 from bagssl_jax.embedding.encoder import FrozenEncoder, load_encoder
@@ -58,8 +59,14 @@ def embed_folder(
         'list of images': source.fingerprint,
         'images a part': PART,
     }
+    if processes.is_first():
+        Parts(out, settings)  # which begins them
+    processes.barrier('parts')
     parts = Parts(out, settings)
     _write_parts(parts, source, encoder, patches, space)
+    processes.barrier('parts written')
+    if not processes.is_first():
+        return
     join(parts, out, noted)
     failures = [text for (texts,) in parts.read('failures') for text in texts.tolist()]
     parts.remove()
@@ -103,20 +110,25 @@ def cut_ahead(
 def _write_parts(
     parts: Parts, source: FolderSource, encoder: FrozenEncoder, count: int, space: str
 ) -> None:
-    """Writes the parts that are missing."""
+    """Writes the parts that are missing; of several processes, each its share."""
     starts = range(0, len(source), PART)
     ranges = [range(start, min(start + PART, len(source))) for start in starts]
-    missing = [number for number in range(len(ranges)) if number not in parts]
+    missing = processes.from_first(
+        'missing', lambda: [number for number in range(len(ranges)) if number not in parts]
+    )
+    missing = missing[processes.number() :: processes.count()]
     indices = [i for number in missing for i in ranges[number]]
+    own = len(source) if processes.count() == 1 else len(indices)  # of those that are done, shares
     with (
         contextlib.closing(cut_ahead(source, encoder, count, indices)) as ahead,
         tqdm.tqdm(
             ahead,
             desc='embed',
-            total=len(source),
-            initial=len(source) - len(indices),
+            total=own,
+            initial=own - len(indices),
             unit=' images',
             file=sys.stderr,
+            disable=not processes.is_first(),
         ) as progress,
     ):
         bags = iter(progress)

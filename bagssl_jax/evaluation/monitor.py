@@ -10,7 +10,14 @@ from bagssl_jax.embedding.bags import grid_layout, represent
 from bagssl_jax.embedding.encoder import FrozenEncoder, Variables
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import make_networks
-from bagssl_jax.parallel import check_batch_size, make_mesh
+from bagssl_jax.parallel import (
+    check_batch_size,
+    dealt,
+    local_mesh,
+    make_mesh,
+    own_part,
+    to_local,
+)
 from bagssl_jax.probes.knn import knn
 from bagssl_jax.probes.labels import held_out
 
@@ -30,8 +37,8 @@ def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], 
     Raises:
       InputError: the split has no labels.
     """
-    mesh, chunk = make_mesh(), config.probe.batch_size
-    check_batch_size(chunk, mesh, 'probe.batch_size')
+    chunk = config.probe.batch_size
+    check_batch_size(chunk, make_mesh(), 'probe.batch_size')
     split = config.probe.train_split or config.data.train_split
     images = dataset.images(split)
     if not images.class_names:
@@ -39,14 +46,21 @@ def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], 
     part = images.part(IMAGES, seed=config.seed)
     geometry = PatchGeometry.of(config.patches)
     layout = grid_layout(geometry, (PATCHES,), ('mean',))
-    nothing = FrozenEncoder(make_networks(config), {}, geometry, mesh, chunk, step=0)
+    nothing = FrozenEncoder(
+        make_networks(config), {}, geometry, local_mesh(), own_part(chunk), step=0
+    )
     batch_size = max(1, chunk // PATCHES)
     on_error = config.data.on_error
 
     def monitor(encoder: Variables) -> dict[str, float]:
-        batches = part.bags(layout.view, batch_size=batch_size, on_error=on_error)
+        batches = part.bags(
+            layout.view,
+            batch_size=own_part(batch_size),
+            on_error=on_error,
+            numbers=dealt(len(part), batch_size),
+        )
         features, labels = represent(
-            {'online': nothing.with_variables({'encoder': encoder})},
+            {'online': nothing.with_variables({'encoder': to_local(encoder)})},
             batches,
             layout,
             images=len(part),

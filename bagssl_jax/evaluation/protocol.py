@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
+from bagssl_jax import processes
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.data.pipeline import Bags
 from bagssl_jax.embedding.bags import represent
@@ -15,7 +16,7 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import augmented, results
 from bagssl_jax.evaluation.plan import Pass, Plan
 from bagssl_jax.evaluation.scoring import Case, score_all
-from bagssl_jax.parallel import make_mesh
+from bagssl_jax.parallel import dealt, own_part
 from bagssl_jax.probes.sgd import Batches
 from bagssl_jax.runs import Run
 
@@ -29,17 +30,25 @@ def evaluate(plan: Plan, run: Run) -> None:
       InputError: there is no checkpoint, the data set has other classes than the run was trained
         on, or an image cannot be read.
     """
-    trained = load_encoder(run, mesh=make_mesh(), chunk=1)
+    trained = load_encoder(run, chunk=1)
     config = run.read_config()
     encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}
     _check_classes(plan, run, config['data']['name'])
 
     rows, left_out = [], set()
-    total = len(plan.passes) * (len(plan.train) + len(plan.test))
-    with tqdm.tqdm(total=total, desc='probe', unit=' images', file=sys.stderr) as progress:
+    total = len(plan.passes) * own_part(len(plan.train) + len(plan.test))
+    with tqdm.tqdm(
+        total=total,
+        desc='probe',
+        unit=' images',
+        file=sys.stderr,
+        disable=not processes.is_first(),
+    ) as progress:
         for one in plan.passes:
             progress.set_postfix_str(one.view)
-            chunked = {name: encoder.with_chunk(one.chunk) for name, encoder in encoders.items()}
+            chunked = {
+                name: encoder.with_chunk(own_part(one.chunk)) for name, encoder in encoders.items()
+            }
             (train_features, train_labels), (test_features, test_labels) = (
                 represent(
                     chunked,
@@ -77,7 +86,7 @@ def evaluate(plan: Plan, run: Run) -> None:
             found = {'dataset': plan.dataset.name, 'step': trained.step, 'rows': rows}
             results.write(run, found)  # after every pass: the next one may take hours
     print(results.table(found))
-    if left_out:
+    if left_out := set().union(*processes.gathered('left out', sorted(left_out))):
         print(f'{len(left_out):,} unreadable images were left out', file=sys.stderr)
 
 
@@ -121,12 +130,13 @@ def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:
 def _batches(
     plan: Plan, images: Images, one: Pass, left_out: set[str], progress: tqdm.tqdm
 ) -> Iterator[Bags]:
-    """The bags of a split; `left_out` gathers the names of unreadable images."""
+    """This process's bags of a split; `left_out` gathers the names of unreadable images."""
     for batch in images.bags(
         one.layout.view,
-        batch_size=one.batch_size,
+        batch_size=own_part(one.batch_size),
         workers=plan.workers,
         on_error=plan.on_error,
+        numbers=dealt(len(images), one.batch_size),
     ):
         left_out.update(map(images.name, batch.unreadable.tolist()))
         yield batch

@@ -49,12 +49,11 @@ def make_networks(config: Mapping[str, Any], *, predictor: bool = False) -> Netw
         make_projector(**config[head], dtype=dtype) if wanted else None
         for head, wanted in (('projector', config['projector']['widths']), ('predictor', predictor))
     ]
-    return Networks(
-        make_encoder(
-            name, encoder.get(name, {}), dtype=dtype, mean=encoder['mean'], std=encoder['std']
-        ),
-        *heads,
+    made = make_encoder(
+        name, encoder.get(name, {}), dtype=dtype, mean=encoder['mean'], std=encoder['std']
     )
+    groups = encoder['norm_groups']
+    return Networks(*(m if m is None else m.clone(norm_groups=groups) for m in (made, *heads)))
 
 
 def make_encoder(

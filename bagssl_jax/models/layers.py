@@ -1,7 +1,5 @@
 """Layers that encoders share."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +8,6 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from bagssl_jax.models.convolution import convolve
-from bagssl_jax.parallel import DATA_AXIS
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -37,21 +34,6 @@ class Conv(nn.Module):
         weights = self.param('kernel', he_normal, shape, jnp.float32)
         y = convolve(x.astype(self.dtype), weights.astype(self.dtype), self.stride)
         return checkpoint_name(y, 'convolution')
-
-
-def norm_layer(train: bool, dtype: Any) -> Callable[..., nn.BatchNorm]:
-    """BatchNorm over the global batch: in training, call it inside shard_map over the data axis.
-
-    Statistics are float32 whatever `dtype` is; momentum and epsilon are PyTorch's defaults.
-    """
-    return functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=DATA_AXIS if train else None,
-    )
 
 
 def scale_pixels(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
-from bagssl_jax.models.layers import Conv, norm_layer, scale_pixels
+from bagssl_jax.models.layers import Conv, scale_pixels
+from bagssl_jax.models.norms import norm_layer
 
 HALF = (0.5, 0.5, 0.5)
 # What a block keeps for its backward pass beside its input; the rest is computed again.
@@ -35,6 +36,7 @@ class ResNet(nn.Module):
       mean, std: of the pixels, by channel, in [0, 1].
       remat: what the backward pass computes again instead of keeping it: 'none', 'norms' (inside
         blocks all but the convolutions' outputs) or 'blocks' (inside blocks everything).
+      norm_groups: of BatchNorm, as for `norm_layer`.
     """
 
     stages: Sequence[int]
@@ -46,11 +48,12 @@ class ResNet(nn.Module):
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
     remat: str = 'none'
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n d], and {'map': [n h' w' d]}."""
-        norm = norm_layer(train, self.dtype)
+        norm = norm_layer(train, self.dtype, self.norm_groups)
         x = scale_pixels(x, self.mean, self.std)
         if self.stem == 'cifar_pad2':
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the convolution pads by 1 itself
@@ -70,6 +73,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and i == 0 else 1,
                     zero_init_last=self.zero_init_last,
                     dtype=self.dtype,
+                    norm_groups=self.norm_groups,
                     name=f'stage{stage + 1}_block{i + 1}',
                 )(x, train)
         return _pool(x), {'map': x}
@@ -80,18 +84,19 @@ class Tiny(nn.Module):
 
     Args:
       width: channels of the first convolution; the embedding is eight times as wide.
-      dtype, mean, std: as in ResNet.
+      dtype, mean, std, norm_groups: as in ResNet.
     """
 
     width: int = 16
     dtype: Any = jnp.float32
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n 8*width], and {'map': ...}."""
-        norm = norm_layer(train, self.dtype)
+        norm = norm_layer(train, self.dtype, self.norm_groups)
         x = scale_pixels(x, self.mean, self.std)
         for i in range(4):
             stride = 1 if i == 0 else 2
@@ -142,10 +147,11 @@ class _BasicBlock(nn.Module):
     stride: int
     zero_init_last: bool
     dtype: Any
+    norm_groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = norm_layer(train, self.dtype)
+        norm = norm_layer(train, self.dtype, self.norm_groups)
         y = Conv(self.width, 3, self.stride, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
         y = Conv(self.width, 3, 1, self.dtype, name='conv2')(y)
@@ -161,10 +167,11 @@ class _Bottleneck(nn.Module):
     stride: int
     zero_init_last: bool
     dtype: Any
+    norm_groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = norm_layer(train, self.dtype)
+        norm = norm_layer(train, self.dtype, self.norm_groups)
         y = Conv(self.width, 1, 1, self.dtype, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
         y = Conv(self.width, 3, self.stride, self.dtype, name='conv2')(y)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.parallel import DATA_AXIS, batch_sharded, make_mesh, replicated
+from bagssl_jax.parallel import DATA_AXIS, batch_sharded, make_mesh, to_global
 from bagssl_jax.probes.memory import device_bytes
 from bagssl_jax.probes.rows import slices, unit_rows
 
@@ -75,7 +75,7 @@ class Gallery:
         cosines, numbers = [], []
         for rows in slices(len(queries), size):
             block = np.resize(queries[rows], (size, queries.shape[1]))  # repeats rows to fill it
-            block = jax.device_put(unit_rows(block), replicated(self._mesh))
+            block = to_global(unit_rows(block), self._mesh)
             found = search(block, self._gallery, mask, k=k, rows=self._rows, mesh=self._mesh)
             for parts, array in zip((cosines, numbers), found, strict=True):
                 parts.append(np.asarray(array)[: rows.stop - rows.start])

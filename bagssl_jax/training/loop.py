@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -11,15 +12,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from bagssl_jax import processes
 from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.data import pipeline
 from bagssl_jax.data.datasets import Dataset
 from bagssl_jax.data.reading import unreadable_image
-from bagssl_jax.errors import DataFailure, InputError, Interrupted, UnreadableImage, WorkerDied
+from bagssl_jax.errors import (
+    DataFailure,
+    InputError,
+    Interrupted,
+    UnreadableImage,
+    WorkerDied,
+    alike,
+)
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices, stack_sharded
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
 from bagssl_jax.signals import Deferral
+from bagssl_jax.training.agreement import hear
 from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
@@ -54,9 +64,15 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     execute = make_execute(training.step, longest=longest)
     look_at = make_look(training.spread, longest=longest)
     run.claim(config.to_dict(), training.images.describe())
+    processes.barrier('claimed')
 
     def is_monitored(step):
         return monitor is not None and step % training.monitor_every == 0
+
+    turns = itertools.count()
+
+    def hear_of_signals():
+        return hear(next(turns), signals=signals.seen, unreadable=(), error=None).signal
 
     # Entered first, left last: what is under way then is a save.
     with Deferral() as signals, contextlib.ExitStack() as stack:
@@ -74,7 +90,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             total=total,
             images_per_step=config.data.batch_size,
             monitors=is_monitored(start),
-            enabled=jax.process_index() == 0,
+            enabled=processes.is_first(),
         )
         stack.callback(recorder.close)
         pauses = [config.train.log_every, config.train.checkpoint_every]
@@ -93,38 +109,47 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
             checkpoints.save(step, to_items(state), position)
 
+        def save_all(step):
+            unlogged.extend(_finite(under_way))
+            save(step)
+
         def look(step):
-            if is_monitored(step) and (found := monitor(state.online['encoder'])):
+            if found := monitor(state.online['encoder']):
                 recorder.log(step, found)
 
         leave_out(training.unreadable)
-        if start:
+        if start and is_monitored(start):
             look(start)
         under_way = []  # executions of which the metrics are on the devices
+        # At most so many: memory stays bounded, and the progress bar honest. On the CPUs of several
+        # processes, collectives of two executions could wait for each other.
+        several = jax.process_count() > 1
+        ahead = 1 if several and jax.default_backend() == 'cpu' else 2
         for steps in plan():
             done, step = steps[0] - 1, steps[-1]
+            inputs, found, error = _drawn(batches)
+            heard = hear(next(turns), signals=signals.seen, unreadable=found, error=error)
+            error = heard.error
             try:
-                inputs, faults = next(batches)
-                leave_out(faults[faults >= 0].tolist())
-            except Exception as error:
+                leave_out(heard.unreadable)
+            except UnreadableImage as unreadable_image:
+                error = error or unreadable_image
+            if heard.signal or error:
                 # Whatever became of the data, what was learned from it so far stays.
-                if done > start:
-                    unlogged += _finite(under_way)
-                    save(done)
-                if signals.seen:
-                    raise Interrupted(signals.seen[0], done) from None
-                raise _explained(error, done) from None
+                if done > start or heard.signal:
+                    save_all(done)
+                if heard.signal:
+                    raise alike(Interrupted(heard.signal, done))
+                raise alike(_explained(error, done)) from None
             state, metrics = execute(state, inputs, len(steps), training.shared)
             under_way.append((steps, metrics))
             recorder.advance(len(steps))
-            # At most two under way: memory stays bounded, and the progress bar honest.
-            jax.block_until_ready(under_way[-2:][0][1])
+            jax.block_until_ready(under_way[-ahead:][0][1])
             if done == start:
                 # Until here a signal ends the program at once: what takes minutes is to compile.
-                look_at(state, inputs, len(steps), training.shared)
+                jax.block_until_ready(look_at(state, inputs, len(steps), training.shared))
                 signals.begin()
-            stop = bool(signals.seen)  # once: a signal that comes later is for the next step
-            due = stop or step == total or step % config.train.checkpoint_every == 0
+            due = step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
             if due or log:
                 unlogged += _finite(under_way)
@@ -137,11 +162,13 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
                 unlogged = []
             if due:
                 save(step)
-            if stop:
-                raise Interrupted(signals.seen[0], step)
-            look(step)
-    if signals.seen:
-        raise Interrupted(signals.seen[0], total)
+            if is_monitored(step):
+                if number := hear_of_signals():
+                    save_all(step)
+                    raise alike(Interrupted(number, step))
+                look(step)
+    if number := hear_of_signals():
+        raise alike(Interrupted(number, total))
     _conclude(total, unreadable)
 
 
@@ -165,12 +192,24 @@ def input_batches(
         yield from prefetch_to_devices(grouped, sharding)
 
 
+def _drawn(
+    batches: Iterator[tuple[dict[str, jax.Array], np.ndarray]],
+) -> tuple[dict[str, jax.Array] | None, list[int], Exception | None]:
+    """The next inputs and the numbers of images that cannot be read; or why there are none."""
+    try:
+        inputs, faults = next(batches)
+    except Exception as error:
+        return None, [], error
+    return inputs, faults[faults >= 0].tolist(), None
+
+
 def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
     """Raises UnreadableImage, or says on standard error that an image is left out."""
     error = unreadable_image(training.images.source, index, min_side=training.crops.min_side)
     if on_error == 'stop':
         raise error
-    note(f'left out: {error}')
+    if processes.is_first():
+        note(f'left out: {error}')
 
 
 def _explained(error: Exception, step: int) -> Exception:
@@ -189,13 +228,13 @@ def _explained(error: Exception, step: int) -> Exception:
 def _conclude(total: int, unreadable: set[int]) -> None:
     """One line: how far it came, and without which images."""
     left_out = f'; {len(unreadable):,} unreadable images were left out' if unreadable else ''
-    if not jax.process_index():
+    if processes.is_first():
         print(f'trained to step {total:,}{left_out}', file=sys.stderr)
 
 
 def _announce(config: ConfigDict, training: Training, start: int) -> None:
     """One line: what will run, and on which devices."""
-    if jax.process_index():
+    if not processes.is_first():
         return
     mesh = training.mesh
     devices = f'{mesh.size} {mesh.devices.flat[0].device_kind} device{"s" * (mesh.size > 1)}'
@@ -219,10 +258,12 @@ def _finite(under_way: list[tuple[range, Metrics]]) -> list[dict[str, float]]:
             row = {name: float(np.ravel(value)[place]) for name, value in metrics.items()}
             broken = [name for name in row if name != 'loss' and not math.isfinite(row[name])]
             if broken or not math.isfinite(row['loss']):
-                raise InputError(
-                    f'step {step}: {", ".join(broken) or "loss"} is not finite. The checkpoints so '
-                    'far are kept: in a new workdir, lower optimizer.learning_rate or lengthen '
-                    'optimizer.warmup_epochs'
+                raise alike(
+                    InputError(
+                        f'step {step}: {", ".join(broken) or "loss"} is not finite. The '
+                        'checkpoints so far are kept: in a new workdir, lower '
+                        'optimizer.learning_rate or lengthen optimizer.warmup_epochs'
+                    )
                 )
             rows.append(row)
     return rows

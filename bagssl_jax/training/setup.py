@@ -25,6 +25,7 @@ from bagssl_jax.parallel import (
     make_mesh,
     replicated,
     sharded_shapes,
+    to_global,
 )
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.resident import from_resident, load_resident, resident_shape
@@ -109,7 +110,7 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         program.total_steps,
         program.monitor_every,
         program.schedule,
-        jax.device_put(program.init(), replicated(mesh)),
+        to_global(program.init(), mesh),
         program.step,
         program.spread,
         shared,
@@ -195,6 +196,16 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         raise InputError(
             f'data.batch_size={config.data.batch_size} cannot be passed by {mesh.size} devices in '
             f'train.accumulate={config.train.accumulate} parts: give a multiple of {parts}'
+        )
+    groups = config.encoder.norm_groups
+    if groups % mesh.size and mesh.size % groups:
+        raise InputError(
+            f'encoder.norm_groups={groups} and {mesh.size} devices: one must divide the other'
+        )
+    if config.data.batch_size % (max(groups, mesh.size) * config.train.accumulate):
+        raise InputError(
+            f'data.batch_size={config.data.batch_size} cannot be shared by encoder.norm_groups='
+            f'{groups} in train.accumulate={config.train.accumulate} parts'
         )
 
 

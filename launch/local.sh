@@ -51,26 +51,29 @@ fi
 # With job control the training is in a process group of its own and does not ignore SIGINT; what
 # stops this script is passed on to it.
 set -m
-child='' stopping=''
+child='' stopping='' interrupted=''
 stop() {
-    stopping=1
-    kill -s "$1" "$child" 2>/dev/null || true
+    stopping=$1 interrupted=1
+    [[ ! $child ]] || kill -s "$1" "$child" 2>/dev/null || true
 }
 trap 'stop INT' INT
 trap 'stop TERM' TERM
 for ((left = restarts; ; left--)); do
-    started=$SECONDS status=0
+    started=$SECONDS
     "${command[@]}" &
     child=$!
-    wait "$child" || status=$?
-    if [[ $stopping ]]; then # the signal has ended wait, and not yet the training
-        status=0
+    [[ ! $stopping ]] || kill -s "$stopping" "$child"
+    while :; do # a signal ends wait, and not yet the training
+        interrupted='' status=0
         wait "$child" || status=$?
-    fi
+        [[ $interrupted ]] || break
+    done
+    child=''
     case $status in 0 | 2 | 130 | 143) exit "$status" ;; esac
-    [[ ! $stopping ]] || exit "$status"
     ((SECONDS - started < 1800)) || left=$restarts
-    ((left > 0)) || exit "$status"
+    [[ ! $stopping ]] && ((left > 0)) || exit "$status"
     echo "ended with status $status; starting again in 20 s ($left left)" >&2
-    sleep 20
+    sleep 20 &
+    wait "$!" || true
+    [[ ! $stopping ]] || exit "$status"
 done

@@ -128,7 +128,7 @@ if [[ $command == create || $command == watch ]]; then
 fi
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-if [[ -z $repository ]]; then
+if [[ -z $repository && $command$given =~ ^(create1?|setup|run1|watch1)$ ]]; then
     revision=${commit:-HEAD}
     commit=$(git -C "$root" rev-parse --verify -q "$revision^{commit}") ||
         fail "--commit=$revision is not in $root: commit it, or give --repository=URL"

@@ -95,22 +95,23 @@ start() {
 }
 
 supervise() {
-    local worker status=0 child stopping=''
+    local worker status child='' stopping='' interrupted
     worker=$(attribute agent-worker-number)
     local words=("--workdir=$WORKDIR" "${ARGUMENTS[@]}")
     [[ -z $DATA ]] || words+=("--config.data.dir=$ROOT/data")
     cd "$ROOT/code"
     while sleep 60; do upload_log "$worker"; done &
     local uploads=$!
+    trap 'stopping=1 interrupted=1; [[ ! $child ]] || kill "$child" 2>/dev/null || true' TERM
     JAX_COMPILATION_CACHE_DIR=$ROOT/cache PYTHON=$ROOT/venv/bin/python \
         launch/local.sh --restarts=10 -- "${words[@]}" >>"$ROOT/run.log" 2>&1 &
     child=$!
-    trap 'stopping=1; kill "$child" 2>/dev/null || true' TERM
-    wait "$child" || status=$?
-    if [[ $stopping ]]; then
-        status=0
+    [[ ! $stopping ]] || kill "$child"
+    while :; do # a signal ends wait, and not yet the training
+        interrupted='' status=0
         wait "$child" || status=$?
-    fi
+        [[ $interrupted ]] || break
+    done
     kill "$uploads"
     upload_log "$worker"
     # Stopped, it goes on when the slice or the run is started again.

@@ -4,17 +4,25 @@ Nothing here reaches a cloud or a cluster. What gcloud, kubectl and Slurm answer
 documentation has it.
 """
 
+import configparser
+import copy
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import time
 
 import pytest
+import yaml
 from conftest import REPOSITORY
+from kubeflow_trainer_api import models
+from packaging.requirements import Requirement
 
 LAUNCH = REPOSITORY / 'launch'
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), REPOSITORY / '.ci' / 'run'])
@@ -431,7 +439,343 @@ def test_tpu_refuses(stand_ins, arguments, word):
     assert stand_ins.calls() == []
 
 
-@pytest.mark.parametrize('script', ['local.sh', 'tpu.sh'])
+# tpu_worker.sh
+
+WORKER = """
+[[ $ALL != *"storage cat"*settings ]] || cat "$FOLDER/settings"
+[[ $ALL != *"storage cat"*code-* ]] || tar -cz -C "$FOLDER/committed" .
+[[ $ALL != *"storage cp -"* ]] || cat >"$FOLDER/sent-${ALL##*/}"
+"""
+
+
+@pytest.fixture
+def worker(stand_ins):
+    """Commands of a worker, and settings of a run of `python -m bagssl_jax.main --config=c.py`."""
+    folder = stand_ins.folder
+    (folder / 'committed' / 'launch').mkdir(parents=True)
+    shutil.copy(LAUNCH / 'local.sh', folder / 'committed' / 'launch')
+    (folder / 'settings').write_text(
+        'CODE=gs://bucket/code-1.tar.gz DATA=gs://bucket/tfds CACHE=gs://bucket/a/cache RUN=7\n'
+        "ARGUMENTS=(--config=c.py --config.data.train_split='train[:9]')\n"
+    )
+    stand_ins.environment['BAGSSL_ROOT'] = str(folder / 'root')
+    stand_ins.add('curl', f'[[ $ALL == *worker-number ]] && echo 3 || echo {WORKDIR}')
+    stand_ins.add('gcloud', WORKER)
+    stand_ins.add('systemctl', 'exit "$(next active)"', active=[3])
+    stand_ins.add('mountpoint', 'exit 1')
+    stand_ins.add('training', 'exit "$(next statuses)"', statuses=[0])
+    # pip brings uv, which brings a Python, which trains.
+    uv = 'uv() { [[ $2 != venv ]] && return; for last; do :; done; mkdir -p "$last/bin"; '
+    uv += 'ln -s "$(command -v training)" "$last/bin/python"; }; uv "$0" "$@"'
+    stand_ins.add('uv', uv)
+    pip = 'for word; do [[ $word != --target=* ]] || tools=${word#*=}/bin; done; '
+    stand_ins.add('python3', pip + 'mkdir -p "$tools"; ln -sf "$(command -v uv)" "$tools/uv"')
+    for name in ('gcsfuse', 'systemd-run', 'umount'):
+        stand_ins.add(name)
+    return stand_ins
+
+
+def test_worker_sets_itself_up_once_and_starts_the_run(worker):
+    assert worker.run('tpu_worker.sh')[0] == 0
+    root = worker.folder / 'root'
+    bucket, cache = ['--implicit-dirs', '-o'], ['--only-dir=a/cache', 'bucket', f'{root}/cache']
+    data = ['--only-dir=tfds', 'bucket', f'{root}/data']
+    mounts = [['gcsfuse', *bucket, 'rw', *cache], ['gcsfuse', *bucket, 'ro', *data]]
+    assert worker.calls('gcsfuse') == mounts
+    [install] = [words for words in worker.calls('uv') if 'pip' in words]
+    assert f'{root}/code[tpu,gcs]' in install
+    assert f'--constraints={root}/code/launch/constraints.txt' in install
+    [unit] = worker.calls('systemd-run')
+    assert '--property=KillMode=mixed' in unit
+    assert unit[-3:] == ['/bin/bash', f'{root}/worker.sh', 'supervise']
+    # After a reboot, all of that is there.
+    assert worker.run('tpu_worker.sh')[0] == 0
+    assert len(worker.calls('uv')) == 2
+    assert len(worker.calls('systemd-run')) == 2
+
+
+def test_worker_goes_on_without_a_cache_and_not_without_data(worker):
+    worker.add('gcsfuse', '[[ $ALL != */cache ]]')
+    status, _, err = worker.run('tpu_worker.sh')
+    assert (status, len(worker.calls('systemd-run'))) == (0, 1)
+    assert 'no compilation cache' in err
+    worker.add('gcsfuse', '[[ $ALL != */data ]]')
+    assert worker.run('tpu_worker.sh')[0] != 0
+    assert len(worker.calls('systemd-run')) == 1
+
+
+def test_worker_is_asked_twice(worker):
+    """As launch/tpu.sh does where another worker was not reached the first time."""
+    assert worker.run('tpu_worker.sh', 'boot', 'gs://bucket/other')[0] == 0
+    worker.add('systemctl', 'exit 0')
+    assert worker.run('tpu_worker.sh', 'boot', 'gs://bucket/other')[0] == 0
+    status, _, err = worker.run('tpu_worker.sh', 'boot', WORKDIR)
+    assert (status, err.count('another run is under way')) == (1, 1)
+    assert len(worker.calls('systemd-run')) == 1
+
+
+@pytest.mark.parametrize(
+    ('statuses', 'end'), [([0], '7 0 3 said 0'), ([1, 137, 2], '7 2 3 said 2')]
+)
+def test_worker_supervises_and_tells_the_end(worker, statuses, end):
+    worker.run('tpu_worker.sh', 'setup')
+    worker.add('training', 's=$(next statuses); echo "said $s"; exit "$s"', statuses=statuses)
+    status, _, _ = worker.run('tpu_worker.sh', 'supervise')
+    assert status == statuses[-1]
+    trained = worker.calls('python')[-1]
+    assert trained[1:5] == ['-m', 'bagssl_jax.main', f'--workdir={WORKDIR}', '--config=c.py']
+    assert trained[5:] == [
+        '--config.data.train_split=train[:9]',
+        f'--config.data.dir={worker.folder}/root/data',
+    ]
+    assert len(worker.calls('python')) == len(statuses)
+    assert (worker.folder / 'sent-ended-3').read_text() == f'{end}\n'
+    assert any(words[-1] == f'{WORKDIR}/launch/logs/worker-3.log' for words in worker.calls())
+
+
+def test_worker_passes_sigterm_on_and_tells_no_end(worker):
+    worker.run('tpu_worker.sh', 'setup')
+    worker.add(
+        'training', 'trap "echo saved; exit 143" TERM; touch "$FOLDER/up"; read -t 30 <> <(:)'
+    )
+    process = worker.start('tpu_worker.sh', 'supervise')
+    while not (worker.folder / 'up').exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert (worker.folder / 'root' / 'run.log').read_text() == 'saved\n'
+    assert not (worker.folder / 'sent-ended-3').exists()
+
+
+# slurm.sbatch
+
+
+@pytest.fixture
+def slurm(stand_ins):
+    stand_ins.add('srun', 'exit "$(next statuses)"', statuses=[143])
+    stand_ins.add('squeue', 'next state', state=['RUNNING'])
+    stand_ins.add('scontrol')
+    stand_ins.environment |= {'SLURM_JOB_ID': '12', 'SLURM_CPUS_PER_TASK': '8'}
+    return stand_ins
+
+
+def test_slurm_requeues_what_was_stopped(slurm):
+    status, _, _ = slurm.run('slurm.sbatch', *TRAIN)
+    assert status == 143
+    [step] = slurm.calls('srun')
+    assert step[-4:] == ['-m', 'bagssl_jax.main', *TRAIN[1:]]
+    assert {'--gpu-bind=none', '--kill-on-bad-exit=0', '--cpus-per-task=8'} < set(step)
+    assert slurm.calls('scontrol') == [['scontrol', 'requeue', '12']]
+
+
+@pytest.mark.parametrize(
+    ('status', 'state'), [(0, 'RUNNING'), (2, 'RUNNING'), (1, 'RUNNING'), (143, 'CANCELLED')]
+)
+def test_slurm_requeues_nothing_else(slurm, status, state):
+    slurm.add('srun', f'exit {status}')
+    slurm.add('squeue', f'echo {state}')
+    assert slurm.run('slurm.sbatch', *TRAIN)[0] == status
+    assert slurm.calls('scontrol') == []
+
+
+def test_slurm_options_reach_sbatch():
+    """sbatch reads the lines before the first command, and no others."""
+    before = (LAUNCH / 'slurm.sbatch').read_text().partition('\nset -')[0]
+    options = re.findall(r'^#SBATCH (\S+)$', before, re.MULTILINE)
+    assert before.count('#SBATCH') == len(options)
+    assert {'--requeue', '--signal=TERM@300', '--ntasks-per-node=8', '--gpus-per-node=8'} < {
+        *options
+    }
+
+
+def test_slurm_refuses(stand_ins):
+    assert 'no job of Slurm' in refusal(stand_ins.run('slurm.sbatch', *TRAIN))
+    assert 'nothing to train' in refusal(stand_ins.run('slurm.sbatch', '--dry-run'))
+    assert "'--nodes=2' is no option" in refusal(stand_ins.run('slurm.sbatch', '--nodes=2', *TRAIN))
+
+
+# gke.sh, image.sh
+
+TPUS = ('--accelerator=tpu-v5-lite-podslice', '--topology=4x8')
+GPUS = ('--accelerator=nvidia-h100-80gb', '--hosts=2')
+JOB = ('job', '--image=host/bagssl:1', f'--workdir={WORKDIR}', '--namespace=lab')
+ODD = ('--', '--config=c.py', r"""--config.data.dir=/bucket/a "b" & 'c' \d""")
+
+
+def applied(stand_ins, *arguments):
+    """The objects that kubectl is given."""
+    stand_ins.add('kubectl', '[[ $ALL != *apply* ]] || cat >"$FOLDER/manifest"')
+    assert stand_ins.run('gke.sh', 'create', *JOB, *arguments, *ODD)[0] == 0
+    assert stand_ins.calls() == [['kubectl', '--namespace=lab', 'apply', '-f', '-']]
+    text = (stand_ins.folder / 'manifest').read_text()
+    stand_ins.calls_file.unlink()
+    return list(yaml.safe_load_all(text))
+
+
+def check(model, content):
+    """That the API's model takes the object, and knows all of its fields."""
+    assert model.from_dict(content).to_dict() == content
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'hosts', 'resource', 'devices'),
+    [
+        (TPUS, 8, 'google.com/tpu', 4),
+        ((*TPUS[:1], '--topology=2x4', '--devices=8'), 1, 'google.com/tpu', 8),
+        (GPUS, 2, 'nvidia.com/gpu', 8),
+    ],
+)
+def test_gke_manifests_are_of_the_api(stand_ins, arguments, hosts, resource, devices):
+    job_set, *others = applied(stand_ins, *arguments)
+    check(models.JobsetV1alpha2JobSet, quantities_as_text(job_set))
+    assert (job_set['kind'], job_set['metadata']['name']) == ('JobSet', 'job')
+    [group] = job_set['spec']['replicatedJobs']
+    job = group['template']['spec']
+    assert (job['parallelism'], job['completions'], job['completionMode']) == (
+        hosts,
+        hosts,
+        'Indexed',
+    )
+    pod = job['template']['spec']
+    [container] = pod['containers']
+    assert container['args'] == [f'--workdir={WORKDIR}', *ODD[1:]]
+    assert container['resources']['limits'] == {resource: devices}
+    assert container['image'] == 'host/bagssl:1'
+    assert container['env'][0]['value'] == '/bucket/cache'
+    assert pod['volumes'][0]['csi']['volumeAttributes']['bucketName'] == 'bucket'
+    assert arguments[0].partition('=')[2] in pod['nodeSelector'].values()
+    # A Job's failure policy wants pods that are not restarted in place.
+    assert pod['restartPolicy'] == 'Never'
+    assert job['podFailurePolicy']['rules'][0]['onExitCodes']['containerName'] == container['name']
+    left = re.findall(
+        r'\b[A-Z][A-Z_]+\b', str([job_set, others]).replace('JAX_COMPILATION_CACHE_DIR', '')
+    )
+    assert left == []
+    if resource == 'nvidia.com/gpu':
+        role, binding = others
+        allowed = {name: rule['verbs'] for rule in role['rules'] for name in rule['resources']}
+        assert allowed == {'pods': ['list'], 'services': ['list'], 'jobs': ['get']}
+        assert binding['roleRef']['kind'] == role['kind'] == 'Role'
+        assert binding['roleRef']['name'] == role['metadata']['name']
+        assert binding['subjects'] == [{'kind': 'ServiceAccount', 'name': 'default'}]
+
+
+def quantities_as_text(job_set):
+    """As the API's server reads numbers of devices, which the models want written so."""
+    job_set = copy.deepcopy(job_set)
+    [container] = job_set['spec']['replicatedJobs'][0]['template']['spec']['template']['spec'][
+        'containers'
+    ]
+    limits = container['resources']['limits']
+    limits.update({name: str(number) for name, number in limits.items()})
+    return job_set
+
+
+def test_gke_dry_run_can_be_typed(stand_ins):
+    expected = applied(stand_ins, *TPUS)
+    status, out, _ = stand_ins.run('gke.sh', 'create', JOB[0], '--dry-run', *JOB[1:], *TPUS, *ODD)
+    assert (status, stand_ins.calls()) == (0, [])
+    environment = {**os.environ, **stand_ins.environment}
+    subprocess.run(['bash', '-ec', out], env=environment, check=True)
+    assert list(yaml.safe_load_all((stand_ins.folder / 'manifest').read_text())) == expected
+
+
+def test_gke_unreachable_cluster_is_told(stand_ins):
+    stand_ins.add('kubectl', 'echo "Unable to connect to the server" >&2; exit 1')
+    for command in ('status', 'logs', 'delete'):
+        status, _, err = stand_ins.run('gke.sh', command, 'job')
+        assert status == 1
+        assert err.splitlines()[-1] == 'error: job: kubectl failed, see above'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'word'),
+    [
+        (('run', 'job'), "'run' is no command"),
+        (('create', 'Job'), "'Job' cannot name"),
+        (('create', 'job', *JOB[2:], *TPUS, *ODD), '--image=... is missing'),
+        (('create', *JOB, TPUS[0], *ODD), '--topology='),
+        (('create', *JOB, *TPUS, '--devices=5', *ODD), 'of 32 chips, not of 5 a host'),
+        (('create', *JOB, *TPUS, '--hosts=2', *ODD), '--hosts is for GPUs'),
+        (('create', *JOB, *GPUS, '--devices=0', *ODD), '--devices=0'),
+        (('create', *JOB, *GPUS), 'nothing to train'),
+        (('create', *JOB, '--image=a b', *ODD), '--image=a b'),
+    ],
+)
+def test_gke_refuses(stand_ins, arguments, word):
+    stand_ins.add('kubectl')
+    assert word in refusal(stand_ins.run('gke.sh', *arguments))
+    assert stand_ins.calls() == []
+
+
+def test_image_is_of_the_commit(stand_ins):
+    stand_ins.add('docker', '[[ $ALL != build* ]] || cat >"$FOLDER/context"')
+    image = ('--tag=host/bagssl:1', '--platform=tpu', '--push')
+    status, out, _ = stand_ins.run('image.sh', *image, '--dry-run')
+    assert (status, stand_ins.calls()) == (0, [])
+    assert stand_ins.run('image.sh', *image)[0] == 0
+    build, push = stand_ins.calls('docker')
+    assert build[1:] == [
+        'build', '--build-arg=PLATFORM=tpu', '--tag=host/bagssl:1', '--file=launch/Dockerfile', '-',
+    ]  # fmt: skip
+    assert push[1:] == ['push', 'host/bagssl:1']
+    assert [line.rpartition('| ')[2].split() for line in out.splitlines()] == [build, push]
+    with tarfile.open(stand_ins.folder / 'context') as context:
+        names = context.getnames()
+    dockerfile = (LAUNCH / 'Dockerfile').read_text()
+    for copied in re.findall(r'^COPY (.*) \S+$', dockerfile, re.MULTILINE):
+        assert set(copied.split()) <= {*names}
+
+
+def test_image_failure_is_told(stand_ins):
+    stand_ins.add('docker', 'echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    status, _, err = stand_ins.run('image.sh', '--tag=a', '--platform=cpu')
+    assert status == 1
+    assert err.splitlines()[-1].startswith('error: this failed: git')
+    assert '--platform=gpu: give' in refusal(stand_ins.run('image.sh', '--tag=a', '--platform=gpu'))
+
+
+def test_pinned_versions_are_what_is_wanted():
+    """launch/constraints.txt pins all that setup.cfg names for an image, within its bounds."""
+    lines = (LAUNCH / 'constraints.txt').read_text().splitlines()
+    pins = dict(line.split('==') for line in lines if not line.startswith('#'))
+    wanted = configparser.ConfigParser()
+    wanted.read(REPOSITORY / 'setup.cfg')
+    groups = [wanted['options']['install_requires']]
+    groups += [wanted['options.extras_require'][name] for name in ('cuda', 'tpu', 'gcs', 'k8s')]
+    for line in '\n'.join(groups).split():
+        needed = Requirement(line)
+        name = needed.name.lower().replace('_', '-')
+        assert needed.specifier.contains(pins[name])
+
+
+def documented():
+    """The commands of launch/ that README.md and launch/README.md show."""
+    for path in (REPOSITORY / 'README.md', LAUNCH / 'README.md'):
+        text = path.read_text().replace('\\\n', ' ')
+        for line in re.findall(
+            r'^    ((?:sbatch .*)?launch/\w+\.(?:sh|sbatch) .*)$', text, re.MULTILINE
+        ):
+            for word in ('NAME', 'BUCKET', 'REGISTRY'):
+                line = line.replace(word, word.lower())
+            yield shlex.split(line.partition('launch/')[2])
+
+
+def test_what_the_documents_show_is_accepted(stand_ins):
+    shown = [words for words in documented() if not words[0].startswith(('measure', 'local_p'))]
+    assert len(shown) >= 6
+    for script, *arguments in shown:
+        place = arguments.index('--') if '--' in arguments else len(arguments)
+        status, _, err = stand_ins.run(script, *arguments[:place], '--dry-run', *arguments[place:])
+        assert status == 0, err
+
+
+# All of them
+
+
+@pytest.mark.parametrize('script', ['local.sh', 'tpu.sh', 'slurm.sbatch', 'gke.sh', 'image.sh'])
 def test_help(stand_ins, script):
     for arguments in (('--help',), ('create', 'slice', '-h'))[: 1 + (script == 'tpu.sh')]:
         status, out, err = stand_ins.run(script, *arguments)

@@ -10,7 +10,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +337,9 @@ def watch(stand_ins, *options, states, ended=('-',), nodes=('READY',), creates=(
     )  # fmt: skip
     status, _, err = stand_ins.run('tpu.sh', 'watch', *SLICE, *MAKE, *options, *RUN, **more)
     steps = [verb.partition(' ')[2] for verb in verbs(stand_ins) if 'queued' in verb]
+    # Without --force, no slice with nodes is deleted; without --quiet, none unasked.
+    deletes = [words for words in stand_ins.calls('gcloud') if 'delete' in words]
+    assert all({'--force', '--quiet', *NODE} < {*words} for words in deletes)
     return status, err, [step for step in steps if step != 'describe']
 
 
@@ -442,25 +444,19 @@ def test_tpu_refuses(stand_ins, arguments, word):
 # tpu_worker.sh
 
 WORKER = """
-[[ $ALL != *"storage cat"*settings ]] || cat "$FOLDER/settings"
-[[ $ALL != *"storage cat"*code-* ]] || tar -cz -C "$FOLDER/committed" .
-[[ $ALL != *"storage cp -"* ]] || cat >"$FOLDER/sent-${ALL##*/}"
+[[ $ALL != *"storage cat"*/launch/* ]] || cat "$FOLDER/sent-${ALL##*/}"
 """
 
 
 @pytest.fixture
 def worker(stand_ins):
-    """Commands of a worker, and settings of a run of `python -m bagssl_jax.main --config=c.py`."""
-    folder = stand_ins.folder
-    (folder / 'committed' / 'launch').mkdir(parents=True)
-    shutil.copy(LAUNCH / 'local.sh', folder / 'committed' / 'launch')
-    (folder / 'settings').write_text(
-        'CODE=gs://bucket/code-1.tar.gz DATA=gs://bucket/tfds CACHE=gs://bucket/a/cache RUN=7\n'
-        "ARGUMENTS=(--config=c.py --config.data.train_split='train[:9]')\n"
-    )
-    stand_ins.environment['BAGSSL_ROOT'] = str(folder / 'root')
+    """Commands of a worker, and what `tpu.sh run` has left on the bucket for it."""
+    gcloud(stand_ins, WORKER)
+    data = '--data=gs://bucket/tfds'
+    assert stand_ins.run('tpu.sh', 'run', *SLICE, *MAKE[2:], data, *RUN)[0] == 0
+    stand_ins.calls_file.unlink()
+    stand_ins.environment['BAGSSL_ROOT'] = str(stand_ins.folder / 'root')
     stand_ins.add('curl', f'[[ $ALL == *worker-number ]] && echo 3 || echo {WORKDIR}')
-    stand_ins.add('gcloud', WORKER)
     stand_ins.add('systemctl', 'exit "$(next active)"', active=[3])
     stand_ins.add('mountpoint', 'exit 1')
     stand_ins.add('training', 'exit "$(next statuses)"', statuses=[0])
@@ -478,7 +474,7 @@ def worker(stand_ins):
 def test_worker_sets_itself_up_once_and_starts_the_run(worker):
     assert worker.run('tpu_worker.sh')[0] == 0
     root = worker.folder / 'root'
-    bucket, cache = ['--implicit-dirs', '-o'], ['--only-dir=a/cache', 'bucket', f'{root}/cache']
+    bucket, cache = ['--implicit-dirs', '-o'], ['--only-dir=runs/cache', 'bucket', f'{root}/cache']
     data = ['--only-dir=tfds', 'bucket', f'{root}/data']
     mounts = [['gcsfuse', *bucket, 'rw', *cache], ['gcsfuse', *bucket, 'ro', *data]]
     assert worker.calls('gcsfuse') == mounts
@@ -488,10 +484,17 @@ def test_worker_sets_itself_up_once_and_starts_the_run(worker):
     [unit] = worker.calls('systemd-run')
     assert '--property=KillMode=mixed' in unit
     assert unit[-3:] == ['/bin/bash', f'{root}/worker.sh', 'supervise']
-    # After a reboot, all of that is there.
+    # After a reboot, all of that is there; other code is installed anew.
     assert worker.run('tpu_worker.sh')[0] == 0
-    assert len(worker.calls('uv')) == 2
-    assert len(worker.calls('systemd-run')) == 2
+    assert (len(worker.calls('uv')), len(worker.calls('systemd-run'))) == (2, 2)
+    settings = worker.folder / 'sent-settings'
+    [code] = worker.folder.glob('sent-code-*')
+    code.rename(worker.folder / 'sent-code-2')
+    settings.write_text(re.sub('code-.*', 'code-2', settings.read_text()))
+    (root / 'code' / 'old').touch()
+    assert worker.run('tpu_worker.sh')[0] == 0
+    assert len(worker.calls('uv')) == 4
+    assert not (root / 'code' / 'old').exists()
 
 
 def test_worker_goes_on_without_a_cache_and_not_without_data(worker):
@@ -514,22 +517,17 @@ def test_worker_is_asked_twice(worker):
     assert len(worker.calls('systemd-run')) == 1
 
 
-@pytest.mark.parametrize(
-    ('statuses', 'end'), [([0], '7 0 3 said 0'), ([1, 137, 2], '7 2 3 said 2')]
-)
+@pytest.mark.parametrize(('statuses', 'end'), [([0], '0 3 said 0'), ([1, 137, 2], '2 3 said 2')])
 def test_worker_supervises_and_tells_the_end(worker, statuses, end):
     worker.run('tpu_worker.sh', 'setup')
     worker.add('training', 's=$(next statuses); echo "said $s"; exit "$s"', statuses=statuses)
     status, _, _ = worker.run('tpu_worker.sh', 'supervise')
     assert status == statuses[-1]
     trained = worker.calls('python')[-1]
-    assert trained[1:5] == ['-m', 'bagssl_jax.main', f'--workdir={WORKDIR}', '--config=c.py']
-    assert trained[5:] == [
-        '--config.data.train_split=train[:9]',
-        f'--config.data.dir={worker.folder}/root/data',
-    ]
+    data = f'--config.data.dir={worker.folder}/root/data'
+    assert trained[1:] == ['-m', 'bagssl_jax.main', f'--workdir={WORKDIR}', *RUN[1:], data]
     assert len(worker.calls('python')) == len(statuses)
-    assert (worker.folder / 'sent-ended-3').read_text() == f'{end}\n'
+    assert (worker.folder / 'sent-ended-3').read_text() == f'{number()} {end}\n'
     assert any(words[-1] == f'{WORKDIR}/launch/logs/worker-3.log' for words in worker.calls())
 
 

@@ -65,8 +65,9 @@ class StandIns:
         return [words for words in calls if words[0] == name or (not name and words[0] != 'sleep')]
 
     def start(self, script, *arguments, **environment):
+        # Tests in the background ignore SIGINT, and what is ignored bash cannot trap.
         return subprocess.Popen(
-            ['bash', LAUNCH / script, *map(str, arguments)],
+            ['env', '--default-signal=INT', 'bash', LAUNCH / script, *map(str, arguments)],
             env={**os.environ, **self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -23,6 +23,8 @@ from conftest import REPOSITORY
 from kubeflow_trainer_api import models
 from packaging.requirements import Requirement
 
+from bagssl_jax.processes import Place, find_place
+
 LAUNCH = REPOSITORY / 'launch'
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), REPOSITORY / '.ci' / 'run'])
 STAND_IN = """#!/usr/bin/env bash
@@ -642,14 +644,21 @@ def test_gke_manifests_are_of_the_api(stand_ins, arguments, hosts, resource, dev
     assert container['args'] == [f'--workdir={WORKDIR}', *ODD[1:]]
     assert container['resources']['limits'] == {resource: devices}
     assert container['image'] == 'host/bagssl:1'
-    assert container['env'][0]['value'] == '/bucket/cache'
+    environment = {entry['name']: entry['value'] for entry in container['env']}
+    assert environment.pop('JAX_COMPILATION_CACHE_DIR') == '/bucket/cache'
+    # GKE's TPUs say themselves which of several a host is; elsewhere JAX has to be told to ask.
+    place = find_place(
+        {}, environment | {'TPU_WORKER_HOSTNAMES': 'a,b' if 'tpu' in resource else ''}
+    )
+    assert place == Place()
     assert pod['volumes'][0]['csi']['volumeAttributes']['bucketName'] == 'bucket'
     assert arguments[0].partition('=')[2] in pod['nodeSelector'].values()
     # A Job's failure policy wants pods that are not restarted in place.
     assert pod['restartPolicy'] == 'Never'
     assert job['podFailurePolicy']['rules'][0]['onExitCodes']['containerName'] == container['name']
     left = re.findall(
-        r'\b[A-Z][A-Z_]+\b', str([job_set, others]).replace('JAX_COMPILATION_CACHE_DIR', '')
+        r'\b[A-Z][A-Z_]+\b',
+        re.sub('JAX_COMPILATION_CACHE_DIR|BAGSSL_PROCESSES', '', str([job_set, others])),
     )
     assert left == []
     if resource == 'nvidia.com/gpu':

@@ -79,11 +79,23 @@ class Deferral:
     def __init__(self):
         self.seen: list[int] = []
         self._before = {}
+        self._breaks_off = False
 
     def begin(self) -> None:
         """From here on there is something to save. Not the first time, it does nothing."""
         for number in NUMBERS if not self._before else ():
             self._before[number] = signal.signal(number, self._see)
+
+    @contextlib.contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """A signal that is seen inside breaks the block off: what follows it is done at once."""
+        self._breaks_off = True
+        try:
+            yield
+        except _BrokenOff:
+            pass
+        finally:
+            self._breaks_off = False
 
     def __enter__(self) -> 'Deferral':
         return self
@@ -97,6 +109,13 @@ class Deferral:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
         self.seen.append(number)
+        if self._breaks_off:
+            self._breaks_off = False
+            raise _BrokenOff
+
+
+class _BrokenOff(BaseException):
+    """Ends a block of `Deferral.breaking_off`."""
 
 
 @contextlib.contextmanager

@@ -278,6 +278,19 @@ def test_what_a_monitor_could_not_finish_it_does_again(shrunk, tmp_path):
         assert found == [3, 6, 9, 12]
 
 
+def test_a_signal_breaks_off_what_a_monitor_does(shrunk, tmp_path):
+    config = shrunk('--config.train.monitor_every=0.5')
+
+    def monitor(_):
+        signal.raise_signal(signal.SIGTERM)
+        return {'knn_top1': 0.5}
+
+    with pytest.raises(Interrupted, match='SIGTERM at step 3, which is saved'):
+        train(config, tmp_path, monitor)
+    train(config, tmp_path, lambda _: {'knn_top1': 0.5})
+    assert [row['step'] for row in rows(tmp_path) if 'knn_top1' in row] == [3, 6, 9, 12]
+
+
 @pytest.mark.slow
 def test_workers_and_logging_do_not_change_what_is_learned(finished, shrunk, config, tmp_path):
     train(shrunk('--config.data.workers=2', '--config.train.log_every=3'), tmp_path)

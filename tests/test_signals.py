@@ -96,6 +96,23 @@ def test_what_is_put_off_acts_at_once_the_second_time(number):
         signal.signal(number, before)
 
 
+def test_what_takes_long_and_can_be_done_again_is_broken_off():
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with Deferral() as deferral:
+            deferral.begin()
+            reached = []
+            with deferral.breaking_off():
+                reached.append('inside')
+                signal.raise_signal(signal.SIGTERM)
+                reached.append('never')
+            assert (reached, deferral.seen) == (['inside'], [signal.SIGTERM])
+            with deferral.breaking_off(), pytest.raises(OSError, match='full'):
+                raise OSError('full')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @BOTH
 def test_where_something_must_be_cleared_up_a_signal_raises(number):
     before = signal.getsignal(number)

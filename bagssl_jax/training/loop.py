@@ -113,9 +113,13 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             unlogged.extend(_finite(under_way))
             save(step)
 
+        several = jax.process_count() > 1
+
         def look(step):
-            if found := monitor(state.online['encoder']):
-                recorder.log(step, found)
+            # Several processes look together, to the end.
+            with contextlib.nullcontext() if several else signals.breaking_off():
+                if found := monitor(state.online['encoder']):
+                    recorder.log(step, found)
 
         leave_out(training.unreadable)
         if start and is_monitored(start):
@@ -123,7 +127,6 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         under_way = []  # executions of which the metrics are on the devices
         # At most so many: memory stays bounded, and the progress bar honest. On the CPUs of several
         # processes, collectives of two executions could wait for each other.
-        several = jax.process_count() > 1
         ahead = 1 if several and jax.default_backend() == 'cpu' else 2
         for steps in plan():
             done, step = steps[0] - 1, steps[-1]

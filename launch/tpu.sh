@@ -13,7 +13,7 @@
 #   status   the slice's state, how the run ended, the newest checkpoint, the last lines of the log
 #   logs     what a worker printed, from the bucket (a minute late); --follow: from the worker
 #   ssh      a shell on a worker, or what follows -- on it
-#   stop     ends the training, which saves; the slice stays (and costs)
+#   stop     ends the training, which saves; the slice stays (and costs). End a watch first
 #   delete   deletes the slice, whatever it does
 #
 # What follows -- is for `python -m bagssl_jax.main`, which gets --workdir as well. Options:
@@ -185,9 +185,10 @@ on_all_workers() {
     fail "not every worker of $name did it: see above, and launch/tpu.sh status" 1
 }
 
-# tpu_worker.sh's ACTION, in the version that was sent.
-carry_out() {
-    on_all_workers "sudo mkdir -p /opt/bagssl && sudo gcloud storage cp $launch/worker.sh /opt/bagssl/worker.sh && sudo bash /opt/bagssl/worker.sh $1 $workdir"
+# Sets the workers up, and starts the run if there is one.
+boot() {
+    local script=/opt/bagssl/sent.sh
+    on_all_workers "sudo mkdir -p /opt/bagssl && sudo gcloud storage cp $launch/worker.sh $script && sudo bash $script boot $workdir"
 }
 
 # How the run ended: nothing, `finished`, or `failed STATUS WORKER LAST-LINE`.
@@ -294,14 +295,10 @@ case $command in
         ;;
     watch) watch ;;
     delete) delete || fail "$name was not deleted, and costs if it is there" 1 ;;
-    setup)
-        send
-        carry_out setup
-        ;;
-    run)
+    setup | run)
         forget_end
         send
-        carry_out boot
+        boot
         ;;
     stop) on_all_workers 'if systemctl is-active -q bagssl; then sudo systemctl stop bagssl; fi' ;;
     status)

@@ -32,14 +32,31 @@ read_settings() {
     source "$ROOT/settings"
 }
 
-setup() {
+# Sets up, in up to three tries, and starts the run.
+boot() {
+    local try
     if systemctl is-active --quiet bagssl; then
         # launch/tpu.sh asks all workers again where it did not reach one.
-        [[ $(cat "$ROOT/running") == "$WORKDIR $RUN $CODE" ]] && exit
+        [[ $(cat "$ROOT/running") == "$WORKDIR $RUN $CODE" ]] && return
         echo 'error: another run is under way here: launch/tpu.sh stop ends it' >&2
-        exit 1
+        return 1
     fi
-    [[ $0 -ef $ROOT/worker.sh ]] || cp "$0" "$ROOT/worker.sh"
+    # Not over it: a shell reads what it runs bit by bit.
+    cp "$0" "$ROOT/worker.sh.new"
+    mv "$ROOT/worker.sh.new" "$ROOT/worker.sh"
+    for try in 1 2 3; do
+        if bash "$ROOT/worker.sh" setup >>"$ROOT/run.log" 2>&1; then
+            start
+            return
+        fi
+        ((try == 3)) || sleep 30
+    done
+    echo "error: the setup failed: $(tail -n 1 "$ROOT/run.log")" | tee -a "$ROOT/run.log" >&2
+    tell_end 1
+    return 1
+}
+
+setup() {
     if [[ $(cat "$ROOT/installed" 2>/dev/null) != "$CODE" ]]; then
         rm -rf "$ROOT/installed" "$ROOT/code" "$ROOT/venv"
         mkdir -p "$ROOT/code"
@@ -95,12 +112,11 @@ start() {
 }
 
 supervise() {
-    local worker status child='' stopping='' interrupted
-    worker=$(attribute agent-worker-number)
+    local status child='' stopping='' interrupted
     local words=("--workdir=$WORKDIR" "${ARGUMENTS[@]}")
     [[ -z $DATA ]] || words+=("--config.data.dir=$ROOT/data")
     cd "$ROOT/code"
-    while sleep 60; do upload_log "$worker"; done &
+    while sleep 60; do upload_log; done &
     local uploads=$!
     trap 'stopping=1 interrupted=1; [[ ! $child ]] || kill "$child" 2>/dev/null || true' TERM
     JAX_COMPILATION_CACHE_DIR=$ROOT/cache PYTHON=$ROOT/venv/bin/python \
@@ -113,26 +129,25 @@ supervise() {
         [[ $interrupted ]] || break
     done
     kill "$uploads"
-    upload_log "$worker"
     # Stopped, it goes on when the slice or the run is started again.
-    if [[ ! $stopping ]]; then
-        echo "$RUN $status $worker $(tail -n 1 "$ROOT/run.log")" |
-            gcloud storage cp - "$WORKDIR/launch/ended-$worker"
-    fi
+    if [[ $stopping ]]; then upload_log; else tell_end "$status"; fi
     exit "$status"
 }
 
 upload_log() {
-    gcloud storage cp "$ROOT/run.log" "$WORKDIR/launch/logs/worker-$1.log" || true
+    gcloud storage cp "$ROOT/run.log" "$WORKDIR/launch/logs/worker-$WORKER.log" || true
+}
+
+tell_end() {
+    upload_log
+    echo "${RUN:--} $1 $WORKER $(tail -n 1 "$ROOT/run.log")" |
+        gcloud storage cp - "$WORKDIR/launch/ended-$WORKER"
 }
 
 mkdir -p "$ROOT"
 read_settings "${2:-}"
+WORKER=$(attribute agent-worker-number)
 case ${1:-boot} in
-    boot)
-        setup
-        start
-        ;;
-    setup | supervise) "$1" ;;
+    boot | setup | supervise) "${1:-boot}" ;;
     *) echo "error: '$1': give boot, setup or supervise" >&2 && exit 2 ;;
 esac

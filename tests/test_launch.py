@@ -307,7 +307,7 @@ def test_tpu_run_tries_again_where_ssh_fails_once(stand_ins):
     ssh = [words for words in stand_ins.calls('gcloud') if 'ssh' in words]
     assert len(ssh) == 2
     assert '--worker=all' in ssh[0]
-    assert any(f'worker.sh boot {WORKDIR}' in word for word in ssh[0])
+    assert any(f'sent.sh boot {WORKDIR}' in word for word in ssh[0])
 
 
 def test_tpu_unreachable_worker_is_told(stand_ins):
@@ -449,6 +449,16 @@ def test_tpu_refuses(stand_ins, arguments, word):
 WORKER = """
 [[ $ALL != *"storage cat"*/launch/* ]] || cat "$FOLDER/sent-${ALL##*/}"
 """
+# pip brings uv, which brings a Python, which trains.
+PIP = """
+for word; do [[ $word != --target=* ]] || tools=${word#*=}/bin; done
+mkdir -p "$tools"; ln -sf "$(command -v uv)" "$tools/uv"
+"""
+UV = """
+[[ $1 == venv ]] || exit 0
+for last; do :; done
+mkdir -p "$last/bin"; ln -s "$(command -v training)" "$last/bin/python"
+"""
 
 
 @pytest.fixture
@@ -463,12 +473,8 @@ def worker(stand_ins):
     stand_ins.add('systemctl', 'exit "$(next active)"', active=[3])
     stand_ins.add('mountpoint', 'exit 1')
     stand_ins.add('training', 'exit "$(next statuses)"', statuses=[0])
-    # pip brings uv, which brings a Python, which trains.
-    uv = 'uv() { [[ $2 != venv ]] && return; for last; do :; done; mkdir -p "$last/bin"; '
-    uv += 'ln -s "$(command -v training)" "$last/bin/python"; }; uv "$0" "$@"'
-    stand_ins.add('uv', uv)
-    pip = 'for word; do [[ $word != --target=* ]] || tools=${word#*=}/bin; done; '
-    stand_ins.add('python3', pip + 'mkdir -p "$tools"; ln -sf "$(command -v uv)" "$tools/uv"')
+    stand_ins.add('uv', UV)
+    stand_ins.add('python3', PIP)
     for name in ('gcsfuse', 'systemd-run', 'umount'):
         stand_ins.add(name)
     return stand_ins
@@ -502,12 +508,25 @@ def test_worker_sets_itself_up_once_and_starts_the_run(worker):
 
 def test_worker_goes_on_without_a_cache_and_not_without_data(worker):
     worker.add('gcsfuse', '[[ $ALL != */cache ]]')
-    status, _, err = worker.run('tpu_worker.sh')
-    assert (status, len(worker.calls('systemd-run'))) == (0, 1)
-    assert 'no compilation cache' in err
-    worker.add('gcsfuse', '[[ $ALL != */data ]]')
-    assert worker.run('tpu_worker.sh')[0] != 0
+    assert worker.run('tpu_worker.sh')[0] == 0
     assert len(worker.calls('systemd-run')) == 1
+    log = worker.folder / 'root' / 'run.log'
+    assert log.read_text() == 'no compilation cache on the bucket\n'
+    worker.add('gcsfuse', '[[ $ALL != */data ]] || { echo "no such bucket" >&2; exit 1; }')
+    status, _, err = worker.run('tpu_worker.sh')
+    assert (status, err) == (1, 'error: the setup failed: no such bucket\n')
+    assert len(worker.calls('systemd-run')) == 1
+    # Else launch/tpu.sh watch would wait for ever.
+    assert (worker.folder / 'sent-ended-3').read_text() == f'{number()} 1 3 {err}'
+
+
+def test_worker_tries_its_setup_again(worker):
+    worker.add('python3', 'exit 1')
+    worker.add('sleep', f'mv "$FOLDER/pip" {worker.path}/python3')
+    (worker.folder / 'pip').write_text(STAND_IN + PIP)
+    (worker.folder / 'pip').chmod(0o755)
+    assert worker.run('tpu_worker.sh')[0] == 0
+    assert [len(worker.calls(name)) for name in ('python3', 'sleep', 'systemd-run')] == [2, 1, 1]
 
 
 def test_worker_is_asked_twice(worker):

@@ -42,6 +42,9 @@ def augment(
     blur: float = 0.0,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
     solarize: float = 0.0,
+    blur_by_index: tuple[float, ...] = (),
+    solarize_by_index: tuple[float, ...] = (),
+    count: int = 1,
 ) -> jax.Array:
     """Augments every patch at random: flip, colour jitter, grey, blur, solarise, in this order.
 
@@ -57,12 +60,20 @@ def augment(
       patches: [n h w 3], uint8, or floating in [0, 1].
       indices: int32 [n], each patch's place in the global batch. A patch's factors depend on
         (key, index) alone, so that the result does not depend on how the batch is sharded.
+      blur_by_index, solarize_by_index: where not empty, probabilities that take the place of
+        `blur` and `solarize`: the i-th of the patches of index i, and so on in turn.
+      count: patches an image, p; a patch of place n has the index n mod p.
 
     Returns:
       float32 [n h w 3] in [0, 1]. A patch to which nothing is applied keeps its exact values.
     """
     chances = {'flip': flip, 'jitter': jitter, 'grey': grey, 'blur': blur, 'solarize': solarize}
+    by_index = {'blur': blur_by_index, 'solarize': solarize_by_index}
     strengths = {'brightness': brightness, 'contrast': contrast, 'saturation': saturation}
+    for name, of_indices in by_index.items():
+        if of_indices:
+            chances[name] = jnp.asarray(of_indices)[indices % count % len(of_indices)]
+    blur, solarize = any(blur_by_index or (blur,)), any(solarize_by_index or (solarize,))
     ranges = {name: (max(0.0, 1 - s), 1 + s) for name, s in strengths.items()}
     ranges |= {'hue': (-hue, hue), 'sigma': blur_sigma}
     f = draw_factors(key, indices, chances, ranges)
@@ -89,12 +100,13 @@ def augment(
 def draw_factors(
     key: jax.Array,
     indices: jax.Array,
-    chances: dict[str, float],
+    chances: dict[str, float | jax.Array],
     ranges: dict[str, tuple[float, float]],
 ) -> Factors:
     """Draws the factors of the patches `indices`, int32 [n], each from fold_in(key, index) alone.
 
-    `chances` holds the probability of each of the Booleans in `Factors`, `ranges` the (smallest,
+    `chances` holds the probability of each of the Booleans in `Factors`, or those [n] of each
+    patch, `ranges` the (smallest,
     largest) value of each of the numbers. Every factor has a draw of its own, used or not:
     switching one operation off leaves the others as they were.
     """

@@ -85,6 +85,9 @@ def declared() -> dict[str, Any]:
     # Pixels, smallest and largest
     augment.blur_sigma = within((0.1, 2.0), 0.01, 100, items=2, ascending=True)
     augment.solarize = share(0.0)  # probability
+    # Where given, of the patches of each index in turn: (1.0, 0.1) are VICReg's of its two views
+    augment.blur_by_index = within((), 0, 1, items=(0, 1000))
+    augment.solarize_by_index = within((), 0, 1, items=(0, 1000))
 
     config.encoder = encoder = ConfigDict()
     encoder.name = 'resnet18'  # 'resnet18', 'resnet34', 'resnet50', 'tiny'
@@ -100,6 +103,7 @@ def declared() -> dict[str, Any]:
             64, 1, 8192
         )  # channels of the first stage; h is 8 (resnet50: 32) times as wide
         resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
+        resnet.stem_init = 'he_normal'  # as torchvision's, or 'torch', as nn.Conv2d's own
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
         # What the backward pass computes again, to save memory: 'none', 'norms' (in blocks, all
         # but the convolutions), 'blocks' (in blocks, everything)
@@ -110,10 +114,15 @@ def declared() -> dict[str, Any]:
     config.projector = projector = ConfigDict()
     # Of each linear layer; the last is the projection's. An imported encoder has none
     projector.widths = within((2048, 2048), 1, 65536, items=(0, 16))
+    # Of the linear layers: 'lecun_normal' kernels and biases of 0, or 'torch', as nn.Linear's
+    projector.init = 'lecun_normal'
+    projector.last_bias = True  # of the last layer; the others have BatchNorm's
 
     config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
     # The last must be the projection's width
     predictor.widths = within((4096, 2048), 1, 65536, items=(1, 16))
+    predictor.init = 'lecun_normal'
+    predictor.last_bias = True
 
     config.target = target = ConfigDict()  # the momentum network of the same objectives
     target.momentum = share(0.996)  # at the start; a cosine leads to 1
@@ -136,9 +145,11 @@ def declared() -> dict[str, Any]:
     vicreg.covariance_weight = within(1.0, 0, 1e6)
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = 'lars'  # 'sgd' (Nesterov), 'lars' or 'adamw'
-    # At 256 images a step; scaled by the batch size
+    # 'sgd' (Nesterov), 'lars', 'lars_vicreg' (VICReg's, Barlow Twins'), 'larc' (EMP-SSL's) or
+    # 'adamw'
+    optimizer.name = 'lars'
     optimizer.learning_rate = within(0.3, 0, 1e9)
+    optimizer.scale_by_batch = True  # the learning rate is that at 256 images a step
     optimizer.weight_decay = within(1e-4, 0, 1000)  # not on biases and norms
     optimizer.warmup_epochs = within(1.0, 0, 1e6)
     optimizer.end_factor = share(0.0)  # the cosine ends at this share of the peak
@@ -147,6 +158,12 @@ def declared() -> dict[str, Any]:
     optimizer.lars = lars = ConfigDict()
     lars.momentum = share(0.9)
     lars.trust_coefficient = above(0.001, 0, 1000)
+    optimizer.lars_vicreg = lars_vicreg = ConfigDict()
+    lars_vicreg.momentum = share(0.9)
+    lars_vicreg.trust_coefficient = above(0.001, 0, 1000)
+    optimizer.larc = larc = ConfigDict()
+    larc.momentum = share(0.9)
+    larc.trust_coefficient = above(0.005, 0, 1000)
     optimizer.adamw = ConfigDict()
 
     config.train = train = ConfigDict()
@@ -159,6 +176,9 @@ def declared() -> dict[str, Any]:
     # loss is of the whole batch. BatchNorm takes the statistics of a part, and updates the running
     # ones after each.
     train.accumulate = within(1, 1, 10**6)
+    # Whether the patches of each index pass through the networks by themselves, as views do in the
+    # code of VICReg, BYOL and Barlow Twins: BatchNorm's statistics are then of an index
+    train.by_index = False
     train.log_every = within(20, 1, 10**9)  # steps
     # Epochs between looks at a kNN on held-out training images; 0: none
     train.monitor_every = within(0.0, 0, 1e6)

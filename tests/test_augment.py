@@ -337,3 +337,21 @@ def test_bad_patches_are_refused():
         augment(key, make_pixels()[..., :1], np.arange(6))
     with pytest.raises(TypeError, match='int32'):
         augment(key, make_pixels().astype(np.int32), np.arange(6))
+
+
+def test_a_probability_for_each_index():
+    patches = np.zeros((12, 4, 4, 3), np.float32)
+    found = augment(
+        jax.random.key(0),
+        patches,
+        np.arange(12),
+        **{**OFF, 'solarize': 0.5, 'solarize_by_index': (1.0, 0.0)},
+        count=3,
+    )
+    # Solarising black would leave it black: what is inverted is white.
+    assert not np.any(found)
+    white = augment(
+        jax.random.key(0), patches + 1, np.arange(12), **OFF, solarize_by_index=(1.0, 0.0), count=3
+    )
+    inverted = 1 - np.asarray(white)[:, 0, 0, 0]
+    np.testing.assert_array_equal(inverted.reshape(4, 3), np.tile([1, 0, 1], (4, 1)))

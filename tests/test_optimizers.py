@@ -16,6 +16,8 @@ GRADS = {'kernel': jnp.array([[0.6, 0.8]]), 'bias': jnp.array([0.5])}
 SETTINGS = {
     'sgd': {'momentum': 0.9},
     'lars': {'momentum': 0.9, 'trust_coefficient': 0.001},
+    'lars_vicreg': {'momentum': 0.9, 'trust_coefficient': 0.001},
+    'larc': {'momentum': 0.9, 'trust_coefficient': 0.005},
     'adamw': {},
 }
 
@@ -42,6 +44,27 @@ def test_lars_scales_kernels_by_their_trust_ratio_and_leaves_biases():
     np.testing.assert_allclose(updates['bias'], -0.5 * 1.9 * GRADS['bias'], rtol=1e-6)
 
 
+def test_vicregs_lars_is_not_nesterovs():
+    updates = first_update('lars_vicreg')
+    decayed = GRADS['kernel'] + 0.1 * PARAMS['kernel']
+    np.testing.assert_allclose(updates['kernel'], -0.5 * 0.001 * 5 / 1.5 * decayed, rtol=1e-5)
+    np.testing.assert_allclose(updates['bias'], -0.5 * GRADS['bias'], rtol=1e-6)
+
+
+@pytest.mark.parametrize(('larger', 'ratio'), [(1, 0.005 * 5 / (1 + 0.1 * 5) / 0.5), (100, 1.0)])
+def test_larc_takes_no_larger_steps_than_the_learning_rate(larger, ratio):
+    params = {**PARAMS, 'kernel': larger * PARAMS['kernel']}
+    updates = first_update('larc', params, {**GRADS, 'kernel': GRADS['kernel'] / larger})
+    decayed = GRADS['kernel'] / larger + 0.1 * params['kernel']
+    np.testing.assert_allclose(updates['kernel'], -0.5 * 1.9 * ratio * decayed, rtol=1e-5)
+    np.testing.assert_allclose(updates['bias'], -0.5 * 1.9 * GRADS['bias'], rtol=1e-6)
+
+
+def test_larc_leaves_a_gradient_of_zeros():
+    grads = {**GRADS, 'kernel': jnp.zeros_like(GRADS['kernel'])}
+    assert not np.any(first_update('larc', grads=grads)['kernel'])
+
+
 def test_adamw_decays_kernels_alone():
     updates = first_update('adamw')
     # Adam's first step is the sign of the gradient; the decay is decoupled from it.
@@ -54,14 +77,15 @@ def test_what_is_no_kernel_is_neither_decayed_nor_scaled(name):
     params = {'pos_embedding': jnp.full((1, 2, 3), 4.0), 'scale': jnp.full((3,), 4.0)}
     grads = {'pos_embedding': jnp.full((1, 2, 3), 0.25), 'scale': jnp.full((3,), 0.25)}
     updates = first_update(name, params, grads)
-    # Adam's first step is the sign of the gradient, Nesterov's (1 + momentum) times it.
-    expected = -0.5 * (1.0 if name == 'adamw' else 1.9 * 0.25)
+    # Adam's first step is the sign of the gradient, Nesterov's (1 + momentum) times it, and that of
+    # other momentum the gradient.
+    expected = -0.5 * {'adamw': 1.0, 'lars_vicreg': 0.25}.get(name, 1.9 * 0.25)
     for update in updates.values():
         np.testing.assert_allclose(update, np.full(update.shape, expected), rtol=1e-4)
 
 
 def test_unknown_optimizer_lists_the_known():
-    with pytest.raises(InputError, match="'adam': choose from sgd, lars, adamw"):
+    with pytest.raises(InputError, match="'adam': choose from sgd, lars, lars_vicreg, larc, adamw"):
         first_update('adam')
 
 

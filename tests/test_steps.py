@@ -43,7 +43,7 @@ def networks_for(objective, dtype='float32'):
 
 
 @functools.cache
-def compiled(devices, objective, augment, learning_rate, dtype='float32'):
+def compiled(devices, objective, augment, learning_rate, dtype='float32', by_index=False):
     """The training step on the first `devices` devices, and a fresh state on the host."""
     optimizer = optax.sgd(learning_rate, momentum=0.9, nesterov=True)
     networks = networks_for(objective, dtype)
@@ -56,14 +56,17 @@ def compiled(devices, objective, augment, learning_rate, dtype='float32'):
         augment=augment,
         key=jax.random.key(3),
         mesh=make_mesh(jax.devices()[:devices]),
+        by_index=by_index,
     )
     return step, jax.device_get(create_state(networks, optimizer, 0, side=8))
 
 
-def build(devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32'):
+def build(
+    devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32', by_index=False
+):
     """A fresh state on the first `devices` devices, its step, and where its batches lie."""
     mesh = make_mesh(jax.devices()[:devices])
-    step, state = compiled(devices, objective, augment, learning_rate, dtype)
+    step, state = compiled(devices, objective, augment, learning_rate, dtype, by_index)
     return jax.device_put(state, replicated(mesh)), step, batch_sharded(mesh)
 
 
@@ -76,10 +79,12 @@ def run(devices, objective, patches, steps=2, **options):
     return jax.device_get((state, history))
 
 
-@pytest.mark.parametrize('objective', OBJECTIVE_NAMES)
-def test_eight_devices_equal_one(objective, patches):
-    state, history = run(8, objective, patches)
-    expected_state, expected_history = run(1, objective, patches)
+@pytest.mark.parametrize(
+    ('objective', 'by_index'), [*((name, False) for name in OBJECTIVE_NAMES), ('byol', True)]
+)
+def test_eight_devices_equal_one(objective, by_index, patches):
+    state, history = run(8, objective, patches, by_index=by_index)
+    expected_state, expected_history = run(1, objective, patches, by_index=by_index)
     chex.assert_trees_all_close(history, expected_history, rtol=2e-5)
     assert jax.tree.structure(state) == jax.tree.structure(expected_state)
     for leaf, expected in zip(*map(jax.tree.leaves, (state, expected_state)), strict=True):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
-from bagssl_jax.models.projector import Projector
+from bagssl_jax.models.projector import INITS, Projector
 from bagssl_jax.models.resnet import HALF, resnet, tiny
 
 
@@ -79,13 +79,18 @@ def make_encoder(
     return ENCODERS[name](**settings, dtype=_dtype(dtype), mean=tuple(mean), std=tuple(std))
 
 
-def make_projector(*, widths: tuple[int, ...], dtype: str) -> Projector:
+def make_projector(
+    *, widths: tuple[int, ...], dtype: str, init: str = 'lecun_normal', last_bias: bool = True
+) -> Projector:
     """The projector, or the predictor, that a configuration describes.
 
     Raises:
-      InputError: an unknown dtype.
+      InputError: an unknown dtype or init.
     """
-    return Projector(widths=tuple(widths), dtype=_dtype(dtype))
+    check_known('projector.init', init, INITS)
+    return Projector(
+        widths=tuple(widths), dtype=_dtype(dtype), initializer=init, last_bias=last_bias
+    )
 
 
 def init_variables(networks: Networks, seed: int, *, side: int) -> dict[str, dict[str, Any]]:

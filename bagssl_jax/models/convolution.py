@@ -82,6 +82,7 @@ def _weight_gradient(x, weights, dy, stride):
     padding = kernel // 2
 
     def of_images(x, dy):
+        finer = jnp.promote_types(x.dtype, jnp.float32)
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         dy = dy.reshape(-1, dy.shape[-1])
         taps = []
@@ -89,7 +90,7 @@ def _weight_gradient(x, weights, dy, stride):
             for j in range(kernel):
                 reached = x[:, i:, j:][:, : stride * height : stride, : stride * width : stride]
                 reached = reached.reshape(-1, x.shape[-1]).T
-                taps.append(jnp.matmul(reached, dy, preferred_element_type=jnp.float32))
+                taps.append(jnp.matmul(reached, dy, preferred_element_type=finer))
         return jnp.stack(taps)  # [k*k c o]
 
     at_once = winograd.images_at_once(len(x), x[0].size * x.dtype.itemsize, SHIFTED_BYTES)
@@ -106,6 +107,7 @@ def _input_gradient(weights, dy, stride, shape):
     n, height, width, channels = shape
     rows, columns = dy.shape[1:3]
     dy = jnp.pad(dy, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    finer = jnp.promote_types(dy.dtype, jnp.float32)
 
     def taps(phase):
         """Rows i of the kernel by which rows 2q + phase reach outputs q + shift: (i, shift)."""
@@ -113,12 +115,12 @@ def _input_gradient(weights, dy, stride, shape):
         return [(i, twice // 2) for i, twice in reached if twice % 2 == 0]
 
     def of_phase(y, x):
-        total = jnp.zeros((n, rows, columns, channels), jnp.float32)
+        total = jnp.zeros((n, rows, columns, channels), finer)
         for i, down in taps(y):
             for j, right in taps(x):
                 part = dy[:, down : down + rows, right : right + columns]
                 tap = weights[i, j].T
-                total = total + jnp.matmul(part, tap, preferred_element_type=jnp.float32)
+                total = total + jnp.matmul(part, tap, preferred_element_type=finer)
         return total.astype(dy.dtype)
 
     phases = [jnp.stack([of_phase(y, x) for x in (0, 1)], axis=3) for y in (0, 1)]

@@ -10,6 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 from bagssl_jax.models.convolution import convolve
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# What nn.Linear and nn.Conv2d give their kernels: uniform within 1 / sqrt(fan_in).
+torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Conv(nn.Module):
@@ -20,18 +22,20 @@ class Conv(nn.Module):
       kernel: side of the kernel in pixels.
       stride: step in pixels.
       dtype: of the computation.
+      initializer: of the kernel.
     """
 
     features: int
     kernel: int
     stride: int
     dtype: Any = jnp.float32
+    initializer: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[n h w c] -> [n ceil(h/stride) ceil(w/stride) features]."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        weights = self.param('kernel', he_normal, shape, jnp.float32)
+        weights = self.param('kernel', self.initializer, shape, jnp.float32)
         y = convolve(x.astype(self.dtype), weights.astype(self.dtype), self.stride)
         return checkpoint_name(y, 'convolution')
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
-from bagssl_jax.models.layers import Conv, scale_pixels
+from bagssl_jax.models.layers import Conv, he_normal, scale_pixels, torch_uniform
 from bagssl_jax.models.norms import norm_layer
 
 HALF = (0.5, 0.5, 0.5)
@@ -19,6 +19,7 @@ REMAT = {
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 STEMS = ('cifar', 'imagenet', 'cifar_pad2')
+STEM_INITS = {'he_normal': he_normal, 'torch': torch_uniform}
 
 
 class ResNet(nn.Module):
@@ -30,6 +31,8 @@ class ResNet(nn.Module):
       width: channels of the stem and of the first stage; 64 in the paper.
       stem: 'cifar' (3x3, stride 1), 'imagenet' (7x7, stride 2, and 3x3 max-pooling), or
         'cifar_pad2' (3x3, stride 1, padded by 2 as in solo-learn).
+      stem_init: of the stem's kernel: 'he_normal', as of all others, in torchvision too, or 'torch'
+        (`layers.torch_uniform`), as of an nn.Conv2d that took its place.
       zero_init_last: start the last BatchNorm scale of every block at zero, so that the block
         starts as the identity (Goyal et al., arXiv 1706.02677).
       dtype: of the computation; parameters, statistics and output are float32.
@@ -43,6 +46,7 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     width: int = 64
     stem: str = 'cifar'
+    stem_init: str = 'he_normal'
     zero_init_last: bool = False
     dtype: Any = jnp.float32
     mean: tuple[float, ...] = HALF
@@ -58,7 +62,8 @@ class ResNet(nn.Module):
         if self.stem == 'cifar_pad2':
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the convolution pads by 1 itself
         kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-        x = Conv(self.width, kernel, stride, self.dtype, name='stem_conv')(x)
+        init = STEM_INITS[self.stem_init]
+        x = Conv(self.width, kernel, stride, self.dtype, init, name='stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -111,6 +116,7 @@ def resnet(
     bottleneck: bool = False,
     width: int,
     stem: str,
+    stem_init: str = 'he_normal',
     zero_init_last: bool,
     remat: str = 'none',
     dtype: Any,
@@ -120,15 +126,17 @@ def resnet(
     """A ResNet as its group in a configuration describes it; arguments as for `ResNet`.
 
     Raises:
-      InputError: an unknown stem or remat.
+      InputError: an unknown stem, stem_init or remat.
     """
     check_known('encoder.stem', stem, STEMS)
+    check_known('encoder.stem_init', stem_init, STEM_INITS)
     check_known('encoder.remat', remat, REMAT)
     return ResNet(
         stages=stages,
         bottleneck=bottleneck,
         width=width,
         stem=stem,
+        stem_init=stem_init,
         zero_init_last=zero_init_last,
         remat=remat,
         dtype=dtype,
@@ -189,5 +197,6 @@ def _last_scale(zero: bool) -> nn.initializers.Initializer:
 
 
 def _pool(x: jax.Array) -> jax.Array:
-    """Mean over the places, in float32 also when `x` is not."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [n h w d] -> [n d]
+    """Mean over the places, in float32 also where `x` is coarser."""
+    finer = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.mean(x.astype(finer), axis=(1, 2))  # [n h w d] -> [n d]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bagssl_jax.objectives.products import PRODUCTS, exchanged, sum_symmetric
+from bagssl_jax.objectives.vectors import at_least_float32
 from bagssl_jax.parallel import axis_size, mean_over, sum_over
 
 
@@ -52,7 +53,7 @@ def barlow(
     Returns:
       The loss, float32 [], and its unweighted terms 'on_diagonal' and 'off_diagonal'.
     """
-    z = z.astype(jnp.float32)
+    z = at_least_float32(z)
     images, patches, width = z.shape
     images *= axis_size(axis_name)
 

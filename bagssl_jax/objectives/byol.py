@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bagssl_jax.objectives.vectors import normalized
+from bagssl_jax.objectives.vectors import at_least_float32, normalized
 from bagssl_jax.parallel import mean_over
 
 
@@ -38,8 +38,8 @@ def byol(
     Returns:
       The loss, float32 [], and 'similarity', the mean cosine, in [-1, 1] and better when larger.
     """
-    prediction = normalized(prediction.astype(jnp.float32))
-    target = jax.lax.stop_gradient(normalized(target.astype(jnp.float32)))
+    prediction = normalized(at_least_float32(prediction))
+    target = jax.lax.stop_gradient(normalized(at_least_float32(target)))
     patches = prediction.shape[1]
     # The cosines of q_i with all z'_j, j != i, add up to its product with their sum.
     others = (jnp.sum(target, axis=1, keepdims=True) - target) / (patches - 1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bagssl_jax.objectives.vectors import normalized
+from bagssl_jax.objectives.vectors import at_least_float32, normalized
 from bagssl_jax.parallel import mean_over
 
 
@@ -38,7 +38,7 @@ def simclr(
       The loss, float32 [], and 'similarity', the mean s_ij of the positives, in [-1, 1] and
       better when larger.
     """
-    z = normalized(z.astype(jnp.float32))
+    z = normalized(at_least_float32(z))
     images = len(z)
     everyone = _gathered(z, axis_name)
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * images

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bagssl_jax.objectives.products import sum_symmetric
+from bagssl_jax.objectives.vectors import at_least_float32
 from bagssl_jax.parallel import axis_size, sum_over
 
 
@@ -52,7 +53,7 @@ def spectral(
       The loss, float32 [], and its unweighted terms 'joint' (better when larger) and
       'independent'.
     """
-    z = z.astype(jnp.float32)
+    z = at_least_float32(z)
     images, patches, _ = z.shape
     images *= axis_size(axis_name)
 
@@ -86,7 +87,7 @@ def cooccurrence(z: jax.Array, joint: jax.Array, *, weight: float = 1.0) -> jax.
     Returns:
       L_C, float32 [].
     """
-    z = z.astype(jnp.float32)
+    z = at_least_float32(z)
     _, independent, ratio = _distribution(joint)
     return jnp.sum(independent * (weight * (z @ z.T) - ratio) ** 2)
 
@@ -98,7 +99,7 @@ def spectral_discrete(z: jax.Array, joint: jax.Array, *, weight: float = 1.0) ->
 
     Arguments and result are those of `cooccurrence`.
     """
-    z = z.astype(jnp.float32)
+    z = at_least_float32(z)
     joint, independent, _ = _distribution(joint)
     products = z @ z.T
     return jnp.sum(-joint * products + weight / 2 * independent * products**2)
@@ -112,7 +113,7 @@ def cooccurrence_constant(joint: jax.Array) -> jax.Array:
 
 def _distribution(joint: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """p_ij, p_i p_j, and p_ij / (p_i p_j) or 0 where p_i p_j is; each float32 [n n]."""
-    joint = joint.astype(jnp.float32)
+    joint = at_least_float32(joint)
     joint = joint / jnp.sum(joint)
     independent = jnp.sum(joint, axis=1, keepdims=True) * jnp.sum(joint, axis=0, keepdims=True)
     occurs = independent > 0

@@ -10,7 +10,7 @@ from bagssl_jax.objectives.products import (
     smaller_form,
     sum_symmetric,
 )
-from bagssl_jax.objectives.vectors import normalized
+from bagssl_jax.objectives.vectors import at_least_float32, normalized
 from bagssl_jax.parallel import axis_size, mean_over, sum_over
 
 
@@ -51,7 +51,7 @@ def tcr(
       The loss, float32 [], and the unweighted terms 'similarity' (in [-1, 1]) and 'coding_rate',
       both better when larger.
     """
-    z = normalized(z.astype(jnp.float32))
+    z = normalized(at_least_float32(z))
     images, _, width = z.shape
     images *= axis_size(axis_name)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bagssl_jax.objectives.products import PRODUCTS, exchanged, smaller_form, sum_symmetric
+from bagssl_jax.objectives.vectors import at_least_float32
 from bagssl_jax.parallel import axis_size, mean_over, sum_over
 
 
@@ -51,7 +52,7 @@ def vicreg(
     Returns:
       The loss, float32 [], and its unweighted terms 'invariance', 'variance', 'covariance'.
     """
-    z = z.astype(jnp.float32)
+    z = at_least_float32(z)
     images, patches, width = z.shape
     images *= axis_size(axis_name)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bagssl_jax.errors import InputError, check_known
@@ -55,7 +56,8 @@ def lars(
 ) -> optax.GradientTransformation:
     """LARS (arXiv 1708.03888) with Nesterov momentum; `trust_coefficient` is its eta.
 
-    The weight decay is added to the gradient. What is not decayed is not scaled either.
+    The weight decay is added to the gradient. What is not decayed is not scaled either. As in the
+    paper, momentum is of updates, which hold their learning rate.
     """
     return optax.lars(
         schedule,
@@ -68,6 +70,66 @@ def lars(
     )
 
 
+def lars_vicreg(
+    schedule: optax.Schedule, *, weight_decay: float, momentum: float, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """LARS as VICReg's and Barlow Twins' code has it: as `lars`, but for the momentum.
+
+    It is of the scaled gradients, which the learning rate multiplies afterwards, and not
+    Nesterov's. Equal to class LARS of main_vicreg.py (facebookresearch/vicreg), by test.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, are_kernels),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), are_kernels),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def larc(
+    schedule: optax.Schedule, *, weight_decay: float, momentum: float, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """LARS whose rate for a kernel is at most the learning rate; then SGD with Nesterov momentum.
+
+    Equal to LARSWrapper(SGD(..., nesterov=True), eta=trust_coefficient, clip=True,
+    exclude_bias_n_norm=True) of EMP-SSL's lars.py, by test: see `clipped_trust_ratio`.
+    """
+    ratio = clipped_trust_ratio(schedule, trust_coefficient, weight_decay)
+    return optax.chain(
+        optax.masked(ratio, are_kernels),
+        optax.trace(momentum, nesterov=True),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def clipped_trust_ratio(
+    schedule: optax.Schedule, trust_coefficient: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Scales g + weight_decay w by min(t / learning rate, 1), t the trust ratio.
+
+    t = trust_coefficient |w| / (|g| + weight_decay |w| + 1e-8). A gradient of zeros, and that of
+    weights of zeros, stays as it is, without decay.
+    """
+
+    def update(grads, state, params):
+        rate = schedule(state.count)
+
+        def scaled(grad, weights):
+            grad_norm, norm = jnp.linalg.norm(grad.ravel()), jnp.linalg.norm(weights.ravel())
+            trust = trust_coefficient * norm / (grad_norm + weight_decay * norm + 1e-8)
+            wanted = jnp.minimum(trust / rate, 1) * (grad + weight_decay * weights)
+            return jnp.where((norm > 0) & (grad_norm > 0), wanted, grad)
+
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(scaled, grads, params), optax.ScaleByScheduleState(count)
+
+    def init(params):
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    return optax.GradientTransformation(init, update)
+
+
 def adamw(schedule: optax.Schedule, *, weight_decay: float) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) with its usual (0.9, 0.999); the weight decay is decoupled."""
     return optax.adamw(schedule, weight_decay=weight_decay, mask=are_kernels)
@@ -76,6 +138,8 @@ def adamw(schedule: optax.Schedule, *, weight_decay: float) -> optax.GradientTra
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     'sgd': sgd,
     'lars': lars,
+    'lars_vicreg': lars_vicreg,
+    'larc': larc,
     'adamw': adamw,
 }
 

@@ -142,7 +142,7 @@ def make_program(
             f'{MOST_STEPS:,}, or train.steps'
         )
     schedule = warmup_cosine(
-        peak=config.optimizer.learning_rate * config.data.batch_size / 256,
+        peak=_peak_rate(config),
         total_steps=total,
         warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
         end_factor=config.optimizer.end_factor,
@@ -156,13 +156,14 @@ def make_program(
         schedule,
         weight_decay=config.optimizer.weight_decay,
     )
-    transform = functools.partial(augment, **config.augment)
+    transform = functools.partial(augment, **config.augment, count=config.patches.count)
     options = {
         'cut': cut,
         'augment': transform,
         'key': jax.random.fold_in(jax.random.key(config.seed), 1000),
         'mesh': mesh,
         'accumulate': config.train.accumulate,
+        'by_index': config.train.by_index,
     }
     step = make_train_step(
         networks, objective, optimizer, cosine_momentum(config.target.momentum, total), **options
@@ -184,6 +185,12 @@ def make_program(
         step=step,
         spread=spread,
     )
+
+
+def _peak_rate(config: ConfigDict) -> float:
+    """The learning rate that the warm-up leads to."""
+    rate = config.optimizer.learning_rate
+    return rate * config.data.batch_size / 256 if config.optimizer.scale_by_batch else rate
 
 
 def check_settings(config: ConfigDict, mesh: Mesh) -> None:

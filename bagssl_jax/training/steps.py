@@ -33,6 +33,7 @@ def make_train_step(
     key: jax.Array,
     mesh: Mesh,
     accumulate: int = 1,
+    by_index: bool = False,
 ) -> Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]:
     """One update on one global batch, over all devices of `mesh`.
 
@@ -77,8 +78,8 @@ def make_train_step(
 
             def vectors_of(stats, part):
                 x, bags = _augmented_patches(cut, augment, key, state.step, part)
-                online, online_stats = forward(networks, params, stats[0], x, bags)
-                target, target_stats = forward(networks, target_params, stats[1], x, bags)
+                online, online_stats = forward(networks, params, stats[0], x, bags, by_index)
+                target, target_stats = forward(networks, target_params, stats[1], x, bags, by_index)
                 vectors = [online['projector']]
                 if objective.target:
                     vectors = [online['predictor'], target['projector']]
@@ -129,6 +130,7 @@ def make_spread_step(
     key: jax.Array,
     mesh: Mesh,
     accumulate: int = 1,
+    by_index: bool = False,
 ) -> Callable[[TrainState, Inputs], Metrics]:
     """How far h and z of a batch are spread: (state, inputs) -> metrics, jitted.
 
@@ -139,7 +141,7 @@ def make_spread_step(
     def measure(state: TrainState, inputs: Inputs) -> Metrics:
         def outputs_of(stats, part):
             x, bags = _augmented_patches(cut, augment, key, state.step, part)
-            outputs, stats = forward(networks, state.params, stats, x, bags)
+            outputs, stats = forward(networks, state.params, stats, x, bags, by_index)
             return stats, {name: outputs[name] for name in ('encoder', 'projector')}
 
         stats = _each(state.online, 'batch_stats')
@@ -162,6 +164,7 @@ def forward(
     stats: dict[str, Any],
     x: jax.Array,
     bags: tuple[int, int],
+    by_index: bool = False,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Passes a batch through the networks in training mode, inside shard_map over the data axis.
 
@@ -171,18 +174,27 @@ def forward(
       stats: name of a network -> its running statistics.
       x: float [b*p h w c].
       bags: (b, p).
+      by_index: as for `make_train_step`.
 
     Returns:
       Name of a network -> its output [b p d], and name -> its new statistics.
     """
-    outputs, new_stats = {}, {}
-    for name, network in networks._asdict().items():
-        if name in params:
-            variables = {'params': params[name], 'batch_stats': stats[name]}
-            (x, _), updates = network.apply(variables, x, train=True, mutable=['batch_stats'])
-            outputs[name] = x.reshape(*bags, -1)  # [n d] -> [b p d]
-            new_stats[name] = updates.get('batch_stats', {})
-    return outputs, new_stats
+
+    def together(stats, x):
+        outputs, new_stats = {}, {}
+        for name, network in networks._asdict().items():
+            if name in params:
+                variables = {'params': params[name], 'batch_stats': stats[name]}
+                (x, _), updates = network.apply(variables, x, train=True, mutable=['batch_stats'])
+                outputs[name], new_stats[name] = x, updates.get('batch_stats', {})
+        return new_stats, outputs
+
+    if by_index:
+        x = jnp.swapaxes(x.reshape(*bags, *x.shape[1:]), 0, 1)  # [b*p h w c] -> [p b h w c]
+        stats, outputs = jax.lax.scan(together, stats, x)
+        return {name: jnp.swapaxes(y, 0, 1) for name, y in outputs.items()}, stats
+    stats, outputs = together(stats, x)
+    return {name: y.reshape(*bags, -1) for name, y in outputs.items()}, stats  # [n d] -> [b p d]
 
 
 def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def declared() -> dict[str, Any]:
     optimizer.scale_by_batch = True  # the learning rate is that at 256 images a step
     optimizer.weight_decay = within(1e-4, 0, 1000)  # not on biases and norms
     optimizer.warmup_epochs = within(1.0, 0, 1e6)
+    # That the cosine is for, from the start of the warm-up to its end; 0: the training's
+    optimizer.schedule_epochs = within(0.0, 0, 1e6)
     optimizer.end_factor = share(0.0)  # the cosine ends at this share of the peak
     optimizer.sgd = sgd = ConfigDict()
     sgd.momentum = share(0.9)

@@ -106,7 +106,7 @@ def test_moved_keys_are_those_of_the_chosen_entry():
     changes = {'encoder__name': 'resnet50', 'encoder__stem': 'imagenet', 'optimizer__name': 'lars'}
     config = over_defaults(old(**changes, optimizer__momentum=0.8, probe__sgd_epochs=7))
     defaults = get_config().to_dict()
-    expected = {'width': 16, 'stem': 'imagenet', 'zero_init_last': False, 'remat': 'none'}
+    expected = {**defaults['encoder']['resnet50'], 'width': 16, 'stem': 'imagenet'}
     assert config['encoder']['resnet50'] == expected
     assert config['encoder']['resnet18'] == defaults['encoder']['resnet18']
     assert config['optimizer']['lars'] == {'momentum': 0.8, 'trust_coefficient': 0.001}

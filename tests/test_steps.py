@@ -61,9 +61,7 @@ def compiled(devices, objective, augment, learning_rate, dtype='float32', by_ind
     return step, jax.device_get(create_state(networks, optimizer, 0, side=8))
 
 
-def build(
-    devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32', by_index=False
-):
+def build(devices, objective, augment=JITTER, learning_rate=1e-3, dtype='float32', by_index=False):
     """A fresh state on the first `devices` devices, its step, and where its batches lie."""
     mesh = make_mesh(jax.devices()[:devices])
     step, state = compiled(devices, objective, augment, learning_rate, dtype, by_index)

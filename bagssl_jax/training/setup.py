@@ -141,9 +141,10 @@ def make_program(
             f'train.epochs={config.train.epochs} is {total:,} steps: give as many as make 1 to '
             f'{MOST_STEPS:,}, or train.steps'
         )
+    scheduled = round(config.optimizer.schedule_epochs * per_epoch) or total
     schedule = warmup_cosine(
         peak=_peak_rate(config),
-        total_steps=total,
+        total_steps=scheduled,
         warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
         end_factor=config.optimizer.end_factor,
     )
@@ -166,7 +167,11 @@ def make_program(
         'by_index': config.train.by_index,
     }
     step = make_train_step(
-        networks, objective, optimizer, cosine_momentum(config.target.momentum, total), **options
+        networks,
+        objective,
+        optimizer,
+        cosine_momentum(config.target.momentum, scheduled),
+        **options,
     )
     spread = make_spread_step(networks, **options)
     if config.data.crop_on == 'resident':

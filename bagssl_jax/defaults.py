@@ -14,6 +14,7 @@ from bagssl_jax.ranges import above, check_all, defaults_of, share, within
 
 # Groups that choose one of several entries by its `name`; an entry's own settings are GROUP.NAME.*.
 CHOICES = ('encoder', 'optimizer', 'objective')
+RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200')
 # What a run cannot be read without, and no default can stand for.
 REQUIRED = (
     'data.name',
@@ -90,18 +91,17 @@ def declared() -> dict[str, Any]:
     augment.solarize_by_index = within((), 0, 1, items=(0, 1000))
 
     config.encoder = encoder = ConfigDict()
-    encoder.name = 'resnet18'  # 'resnet18', 'resnet34', 'resnet50', 'tiny'
+    encoder.name = 'resnet18'  # one of RESNETS, or 'tiny'
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
     # Of the pixels in [0, 1], by channel: subtracted, and divided by
     encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)
     encoder.std = above((0.5, 0.5, 0.5), 0, 1, items=3)
     # Equal parts of a batch whose BatchNorm statistics are their own, the projector's too
     encoder.norm_groups = within(1, 1, 65536)
-    for name in ('resnet18', 'resnet34', 'resnet50'):
+    for name in RESNETS:
         encoder[name] = resnet = ConfigDict()
-        resnet.width = within(
-            64, 1, 8192
-        )  # channels of the first stage; h is 8 (resnet50: 32) times as wide
+        # Channels of the first stage; h is 8, from resnet50 on 32 times as wide
+        resnet.width = within(64, 1, 8192)
         resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
         resnet.stem_init = 'he_normal'  # as torchvision's, or 'torch', as nn.Conv2d's own
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0

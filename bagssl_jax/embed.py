@@ -7,7 +7,7 @@ FOLDER may have any layout. FILE.npz holds `names`, paths below FOLDER in their 
 FILE.parquet, which needs pyarrow (pip install '.[parquet]'), the columns `name` and `features`.
 
   --patches   an image, on an even grid; 16 if not given
-  --space     h (if not given), embeddings, or z, projections
+  --space     h (if not given), embeddings; z, projections; or hidden1, ..., between them
   --chunk     patches a forward pass, 256 if not given: more can be faster on a GPU
 
 The same command again goes on where an interrupted one was: until the end, the features are in

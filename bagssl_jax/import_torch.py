@@ -8,7 +8,9 @@ Barlow Twins, solo-learn and EMP-SSL nest it; then, for one, probe it:
 
     python -m bagssl_jax.probe --workdir=DIR --config.data.name=NAME --config.data.dir=DATA
 
---arch is resnet18, resnet34 or resnet50; width and stem are read off the weights. These cannot be:
+--arch is resnet18, 34, 50, 101, 152 or 200; width and stem are read off the weights: VICReg's
+resnet50x2 is a resnet50 of width 128. So is a projector of linear layers with BatchNorm and ReLU
+between them, in the layouts of VICReg, Barlow Twins, solo-learn and EMP-SSL. These cannot be:
 
   --mean, --std   of the pixels, by channel: ImageNet's if not given, which all of them use but
                   EMP-SSL (0.5,0.5,0.5 for both) and, on CIFAR, solo-learn (CIFAR-10:

@@ -22,6 +22,7 @@ For a TPU slice of 32 chips or more (v5e:4x8). What it takes there, worked out a
 
 from ml_collections import ConfigDict
 
+from bagssl_jax.defaults import RESNETS
 from bagssl_jax.errors import InputError
 from configs import default
 
@@ -54,7 +55,7 @@ def get_config(arguments: str = 'patch32') -> ConfigDict:
     config.augment.solarize = 0.1
     config.encoder.name = 'resnet50'
     # Whichever --config.encoder.name chooses.
-    for resnet in ('resnet18', 'resnet34', 'resnet50'):
+    for resnet in RESNETS:
         config.encoder[resnet].stem = STEMS[patch[0]]
     config.encoder.dtype = 'bfloat16'
     config.objective.name = objective[0]

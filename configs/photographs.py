@@ -11,6 +11,7 @@ become 96x96, ResNet-50: for accelerators. What it reaches was not measured.
 
 from ml_collections import ConfigDict
 
+from bagssl_jax.defaults import RESNETS
 from bagssl_jax.errors import InputError
 from configs import default
 
@@ -32,7 +33,7 @@ def get_config(name: str = 'folder') -> ConfigDict:
     config.augment.blur = 0.5
     config.encoder.name = 'resnet50'
     # Whichever --config.encoder.name chooses.
-    for resnet in ('resnet18', 'resnet34', 'resnet50'):
+    for resnet in RESNETS:
         config.encoder[resnet].stem = 'imagenet'
     config.encoder.dtype = 'bfloat16'
     config.projector.widths = (4096, 4096, 1024)

@@ -190,7 +190,7 @@ def test_no_image_at_all_can_be_read(start, photographs, tmp_path):
         (['--patches=0'], '--patches=0 must be from 1 to'),
         (['--patches=many'], '--patches=many must be a whole number'),
         (['--chunk=0'], '--chunk=0 must be from 1 to'),
-        (['--space=x'], "no space 'x' in this run: choose from h, z"),
+        (['--space=x'], "no space 'x' in this run: choose from h, hidden1, z"),
     ],
 )
 def test_mistakes_are_one_line(start, tmp_path, arguments, message):

@@ -70,7 +70,7 @@ def test_the_package_alone_does_not_import_jax():
 def test_says_what_was_loaded(encoder):
     assert encoder.step == 3
     assert encoder.width == 8 * 16
-    assert encoder.widths == {'h': 128, 'z': 64}
+    assert encoder.widths == {'h': 128, 'hidden1': 256, 'z': 64}
     assert type(encoder.networks.encoder) is type(ENCODER)
     assert encoder.geometry == PatchGeometry(size=16, scale=0.25, resize=16)
 
@@ -168,7 +168,7 @@ def test_other_settings_are_refused(encoder, tmp_path):
     images = random_images(1, 20, 20)
     with pytest.raises(InputError, match='a grid of 0 patches is none'):
         encoder.embed(images, 0)
-    with pytest.raises(InputError, match="no space 'y' in this run: choose from h, z"):
+    with pytest.raises(InputError, match="no space 'y' in this run: choose from h, hidden1, z"):
         encoder.embed([], space='y')
     with pytest.raises(InputError, match='chunk=0 must be'):
         bagssl_jax.load('anywhere', chunk=0)

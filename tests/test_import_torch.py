@@ -12,9 +12,12 @@ from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torchvision_weights import (
+    EMP_SSL_PROJECTOR,
     LAYOUTS,
     MEAN,
+    STAGES,
     STD,
+    VICREG_PROJECTOR,
     flags,
     flat,
     head,
@@ -25,7 +28,7 @@ from torchvision_weights import (
     weights,
 )
 
-from bagssl_jax import command_line
+from bagssl_jax import command_line, load
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop import transfer
@@ -86,7 +89,7 @@ def test_pixel_statistics_are_applied_to_pixels():
 
 
 @pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
-@pytest.mark.parametrize('name', ['resnet18', 'resnet34', 'resnet50'])
+@pytest.mark.parametrize('name', STAGES)
 def test_there_and_back_is_exact(name, stem):
     arrays = weights(name, stem=stem)
     variables = linen(arrays, name, stem)
@@ -163,18 +166,56 @@ def test_every_array_that_does_not_fit_is_listed():
     )
 
 
+def test_of_many_arrays_that_do_not_fit_two_are_named():
+    with pytest.raises(InputError) as error:
+        from_torchvision({}, shapes())
+    assert re.search(r'missing: bn1.bias, bn1.running_mean and 98 more$', str(error.value))
+
+
+@pytest.mark.parametrize(
+    ('beside', 'prefix', 'last_bias'),
+    [
+        (VICREG_PROJECTOR, 'model.module.backbone.', False),
+        (EMP_SSL_PROJECTOR, 'module.backbone.', True),
+    ],
+)
+def test_the_projector_comes_too(tmp_path, capsys, beside, prefix, last_bias):
+    arrays = prefixed(prefix, weights('resnet18')) | beside
+    save_file(arrays, tmp_path / 'x.safetensors')
+    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+    out = capsys.readouterr().out
+    assert 'left out, with the number of arrays: nothing' in out
+    assert 'with a projector of widths 16, 16, 8' in out
+    config = Run.at(tmp_path / 'run').read_config()
+    assert tuple(config['projector']['widths']) == (16, 16, 8)
+    assert config['projector']['last_bias'] is last_bias
+    encoder = load(str(tmp_path / 'run'))
+    assert encoder.widths == {'h': 32, 'hidden1': 16, 'hidden2': 16, 'z': 8}
+    assert np.isfinite(encoder.embed([np.zeros((40, 40, 3), np.uint8)], space='z')).all()
+
+
+@pytest.mark.parametrize(
+    'without', ['projector.6.weight', 'projector.1.running_var', 'projector.0.weight']
+)
+def test_a_projector_of_another_layout_is_left_out(tmp_path, capsys, without):
+    beside = {key: x for key, x in VICREG_PROJECTOR.items() if not key.endswith(without)}
+    save_file(
+        prefixed('model.module.backbone.', weights('resnet18')) | beside, tmp_path / 'x.safetensors'
+    )
+    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+    out = capsys.readouterr().out
+    assert f'model.module.projector ({len(beside)})' in out
+    assert 'with a projector' not in out
+    assert Run.at(tmp_path / 'run').read_config()['projector']['widths'] == ()
+
+
 def test_an_import_is_a_run_like_any_other(imported):
     workdir, file = imported
     config, _ = command_line.parse(
         ['probe', f'--workdir={workdir}', '--config.probe.patches=1,9'], config_file=False
     )
     encoder = config.encoder.to_dict()
-    assert encoder['resnet18'] == {
-        'width': 4,
-        'stem': 'imagenet',
-        'zero_init_last': False,
-        'remat': 'none',
-    }
+    assert encoder['resnet18'] == {**encoder['resnet50'], 'width': 4, 'stem': 'imagenet'}
     shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD}
     assert {key: encoder[key] for key in shared} == shared
     assert encoder.keys() - shared.keys() == ENCODERS.keys()
@@ -267,7 +308,7 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
             "unknown --arch 'resnet19': choose from resnet18, resnet34, resnet50",
         ),
         (['--arch=tiny'], "unknown --arch 'tiny'"),
-        (['--arch=resnet34'], 'missing: layer1.2.bn1.bias, layer1.2.bn1.running_mean, '),
+        (['--arch=resnet34'], '--arch=resnet34: the checkpoint holds a resnet18: --arch=resnet18'),
         (['--checkpoint=/no/such.safetensors'], '--checkpoint=/no/such.safetensors: no such file'),
         (['--export=x.safetensors'], 'either --checkpoint=FILE, to import it, or --export=FILE'),
         (['--checkpoint='], 'either --checkpoint=FILE, to import it, or --export=FILE'),

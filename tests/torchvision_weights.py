@@ -1,5 +1,7 @@
 """Torchvision's ResNets as dictionaries of arrays, and the layouts in which they are saved."""
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -8,7 +10,15 @@ from bagssl_jax.interop.names import from_torchvision
 from bagssl_jax.models import make_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-STAGES = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3), 'resnet50': (3, 4, 6, 3)}
+STAGES = {
+    'resnet18': (2, 2, 2, 2),
+    'resnet34': (3, 4, 6, 3),
+    'resnet50': (3, 4, 6, 3),
+    'resnet101': (3, 4, 23, 3),
+    'resnet152': (3, 8, 36, 3),
+    'resnet200': (3, 24, 36, 3),
+}
+BASIC = ('resnet18', 'resnet34')  # the others have bottlenecks
 STEM_KERNELS = {'cifar': 3, 'cifar_pad2': 3, 'imagenet': 7}
 
 
@@ -36,8 +46,8 @@ def weights(name, *, width=4, stem='imagenet', seed=0):
     inputs = width
     for stage, blocks in enumerate(STAGES[name], start=1):
         inner = width * 2 ** (stage - 1)
-        outputs = inner * 4 if name == 'resnet50' else inner
-        sizes = (1, 3, 1) if name == 'resnet50' else (3, 3)
+        outputs = inner if name in BASIC else inner * 4
+        sizes = (3, 3) if name in BASIC else (1, 3, 1)
         for block in range(blocks):
             key = f'layer{stage}.{block}'
             channels = [inputs, *[inner] * (len(sizes) - 1), outputs]
@@ -49,6 +59,48 @@ def weights(name, *, width=4, stem='imagenet', seed=0):
                 norm(f'{key}.downsample.1', outputs)
             inputs = outputs
     return arrays
+
+
+def prefixed(prefix, arrays):
+    return {prefix + key: value for key, value in arrays.items()}
+
+
+def projector(widths, places, *, bias=False, last_bias=False, seed=0):
+    """Linear layers of `widths`, with BatchNorm between them, under `places` in nn.Sequential."""
+    rng = np.random.default_rng(seed)
+    arrays, places = {}, iter(places)
+
+    def uniform(low, high, *shape):
+        return (low + (high - low) * rng.random(shape)).astype(np.float32)
+
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=2):
+        last = i == len(widths)
+        place = next(places)
+        arrays[f'{place}.weight'] = uniform(-1, 1, outputs, inputs) / inputs**0.5
+        if last_bias if last else bias:
+            arrays[f'{place}.bias'] = uniform(-1, 1, outputs)
+        if not last:
+            place = next(places)
+            arrays[f'{place}.weight'] = uniform(0.5, 1.5, outputs)
+            arrays[f'{place}.bias'] = uniform(-0.3, 0.3, outputs)
+            arrays[f'{place}.running_mean'] = uniform(-0.3, 0.3, outputs)
+            arrays[f'{place}.running_var'] = uniform(0.5, 1.5, outputs)
+            arrays[f'{place}.num_batches_tracked'] = np.array(7)
+    return arrays
+
+
+VICREG_PROJECTOR = prefixed(
+    'model.module.projector.', projector((32, 16, 16, 8), ('0', '1', '3', '4', '6'), bias=True)
+)
+EMP_SSL_PROJECTOR = prefixed(
+    'module.',
+    projector(
+        (32, 16, 16, 8),
+        ('pre_feature.0', 'pre_feature.1', 'projection.0', 'projection.1', 'projection.3'),
+        bias=True,
+        last_bias=True,
+    ),
+)
 
 
 def images(stem, count=2):
@@ -65,10 +117,6 @@ def imported_output(name, arrays, x, *, stem, mean, std):
     like = jax.eval_shape(lambda key: encoder.init(key, x, train=False), jax.random.key(0))
     variables = from_torchvision(arrays, like)
     return np.asarray(jax.jit(lambda v, x: encoder.apply(v, x, train=False)[0])(variables, x))
-
-
-def prefixed(prefix, arrays):
-    return {prefix + key: value for key, value in arrays.items()}
 
 
 def head(prefix, *keys):

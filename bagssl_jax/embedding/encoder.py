@@ -94,11 +94,11 @@ class FrozenEncoder:
 
     @functools.cached_property
     def widths(self) -> dict[str, int]:
-        """The number of features in 'h' and, where the run has a projector, in 'z'."""
+        """The number of features in each space that `forward` gives."""
         side = self.geometry.input_side
         pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         found = jax.eval_shape(functools.partial(forward, self.networks), self.variables, pixels)
-        return {space: found[space].shape[1] for space in ('h', 'z') if space in found}
+        return {space: vectors.shape[1] for space, vectors in found.items()}
 
     @property
     def width(self) -> int:
@@ -111,7 +111,7 @@ class FrozenEncoder:
         Args:
           images: uint8 RGB [b h w 3], or b images [h w 3] of any sizes.
           patches: how many an image, on an even grid; 1 is the center.
-          space: 'h' for embeddings, 'z' for projections.
+          space: 'h' for embeddings, 'z' for projections, 'hidden1', ... for what is between.
 
         Returns:
           float32 [b d].

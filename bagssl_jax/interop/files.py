@@ -1,10 +1,9 @@
 """Checkpoint files: .safetensors, and the pickles that PyTorch writes."""
 
-import argparse
 import pathlib
-import re
+import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -17,7 +16,8 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     """Every array of a checkpoint under its name; those of nested dictionaries, joined by dots.
 
     A file that does not end in .safetensors is taken for a pickle, needs PyTorch, and is read
-    with `weights_only`: nothing in it is executed.
+    without running anything of it: classes and functions that it names, such as an optimiser's,
+    are passed over.
 
     Raises:
       InputError: there is no such file, it cannot be read, or PyTorch is not installed.
@@ -56,27 +56,68 @@ def _read_pickle(path: str) -> dict[str, np.ndarray]:
             f"--checkpoint={path}: anything but .safetensors needs PyTorch: pip install '.[torch]'"
         ) from None
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return _flat(torch.load(path, map_location='cpu', weights_only=True), torch)
+        # Without `weights_only`, which refuses the file for one name that it does not know.
+        tree = torch.load(path, map_location='cpu', weights_only=False, pickle_module=_Restricted)
+        return _flat(tree, torch)
     except Exception as error:  # unpickling raises whatever the bytes make it
-        if refused := re.search(r'GLOBAL (\S+)', str(error)):
-            raise InputError(
-                f'--checkpoint={path} holds more than arrays ({refused[1]}), which could run code '
-                'when read: if you trust its source, save its state dict alone, as in torch.save('
-                "torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
-            ) from None
         raise InputError(
             f'--checkpoint={path} cannot be read: it is damaged, or was not written by torch.save '
             f'({type(error).__name__})'
         ) from None
 
 
-def _harmless() -> list[Any]:
-    """What checkpoints hold beside arrays, and `weights_only` does not know: settings, numbers."""
-    scalar = np.float64().__reduce__()[0]
-    as_in_numpy_1 = (scalar, 'numpy.core.multiarray.scalar')
-    dtypes = [type(np.dtype(code)) for code in ('f4', 'f8', 'i4', 'i8', 'b1')]
-    return [argparse.Namespace, scalar, as_in_numpy_1, np.dtype, *dtypes]
+# What rebuilds arrays and plain containers, and runs nothing else, by module; as `weights_only` has
+# it, and the settings and numbers that checkpoints hold beside arrays.
+HARMLESS = {
+    'torch': (
+        *('Size', 'device', 'bool', 'bfloat16', 'float16', 'float32', 'float64'),
+        *('uint8', 'int8', 'int16', 'int32', 'int64'),
+    ),
+    'torch._utils': ('_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_parameter'),
+    'torch.nn.parameter': ('Parameter',),
+    'collections': ('OrderedDict', 'Counter', 'defaultdict'),
+    'argparse': ('Namespace',),
+    'numpy': ('dtype', 'ndarray'),
+    'numpy.core.multiarray': ('scalar', '_reconstruct'),
+    'numpy._core.multiarray': ('scalar', '_reconstruct'),
+    '_codecs': ('encode',),
+    'builtins': ('set', 'frozenset', 'slice', 'complex', 'bytearray', 'list', 'dict', 'int'),
+}
+
+
+class _StandIn(dict):
+    """What takes the place of any other class or function, and does nothing but hold items."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        del args, kwargs
+        super().__init__()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> '_StandIn':
+        return _StandIn()
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+    def append(self, item: Any) -> None:
+        del item
+
+    def extend(self, items: Any) -> None:
+        del items
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if name in HARMLESS.get(module, ()) else _StandIn
+
+
+class _Restricted:
+    """What torch.load takes as `pickle_module`: runs nothing but what is harmless."""
+
+    Unpickler = _Unpickler
+
+    @staticmethod
+    def load(file: BinaryIO, **options: Any) -> Any:
+        return _Unpickler(file, **options).load()
 
 
 def _flat(tree: Any, torch: Any, prefix: str = '') -> dict[str, np.ndarray]:

@@ -46,7 +46,7 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
       As `like`, float32 NumPy arrays.
 
     Raises:
-      InputError: it lists all arrays that are unknown, missing or of another shape.
+      InputError: it lists arrays that are unknown, missing or of another shape.
     """
     flat = traverse_util.flatten_dict(like)
     expected = {_name(path): path for path in flat}
@@ -64,7 +64,7 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
     }
     if any(faults.values()):
         found = '; '.join(
-            f'{kind}: {", ".join(sorted(names))}' for kind, names in faults.items() if names
+            f'{kind}: {_some(sorted(names))}' for kind, names in faults.items() if names
         )
         raise InputError(f'the checkpoint does not fit the encoder that --arch names; {found}')
     return traverse_util.unflatten_dict(
@@ -75,6 +75,11 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
             for name, path in expected.items()
         }
     )
+
+
+def _some(names: list[str]) -> str:
+    more = f' and {len(names) - 2} more' if len(names) > 2 else ''
+    return ', '.join(names[:2]) + more
 
 
 _LAYERS = {

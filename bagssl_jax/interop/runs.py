@@ -4,11 +4,14 @@ import contextlib
 import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from bagssl_jax.checkpoints import Checkpoints, restore_items
@@ -17,6 +20,7 @@ from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.interop.files import read_arrays, write_arrays
 from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
+from bagssl_jax.interop.projectors import find_projector
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_networks
 from bagssl_jax.models.resnet import ResNet
 from bagssl_jax.parallel import sharded_shapes
@@ -35,7 +39,9 @@ def import_checkpoint(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Makes checkpoint 0 of `run` of the encoder of a PyTorch checkpoint.
+    """Makes checkpoint 0 of `run` of the encoder of a PyTorch checkpoint, and of its projector.
+
+    The projector comes where its layout is known: see `find_projector`.
 
     Prints what was taken, and what was left out.
 
@@ -53,11 +59,17 @@ def import_checkpoint(
         shape, or the directory holds another run. Nothing is written then.
     """
     check_known('--arch', arch, ARCHS)
-    found = find_backbone(read_arrays(checkpoint), prefix)
+    arrays = read_arrays(checkpoint)
+    found = find_backbone(arrays, prefix)
+    _check_arch(arch, found.arrays)
     width, fitting_stem = _stem(found)
     config = imported_config(arch, width=width, stem=stem or fitting_stem, mean=mean, std=std)
+    if projector := find_projector(arrays, found.prefix):
+        config['projector'] |= {'widths': projector.widths, 'last_bias': projector.last_bias}
     encoder = make_networks(config).encoder
-    variables = from_torchvision(found.arrays, _shapes(encoder))
+    items = {'encoder': from_torchvision(found.arrays, _shapes(encoder))}
+    if projector:
+        items['projector'] = projector.variables
     config['imported'] = {
         'file': pathlib.Path(checkpoint).name,
         'sha256': _sha256(checkpoint),
@@ -66,11 +78,14 @@ def import_checkpoint(
     _check_vacant(run)
     run.claim(config, None)
     with contextlib.closing(Checkpoints(run, keep=1)) as checkpoints:
-        checkpoints.save(0, {'encoder': jax.tree.map(jnp.asarray, variables)}, {})
-    left_out = ', '.join(f'{name} ({count})' for name, count in found.left_out.items())
-    print(f'taken: {found.prefix or "names without a prefix"}')
+        checkpoints.save(0, jax.tree.map(jnp.asarray, items), {})
+    taken = [found.prefix or 'names without a prefix', *(projector.modules if projector else ())]
+    left_out = ', '.join(f'{k} ({n})' for k, n in found.left_out.items() if k not in taken)
+    print(f'taken: {", ".join(taken)}')
     print(f'left out, with the number of arrays: {left_out or "nothing"}')
-    print(f'{run}: {_described(encoder, arch, variables)}')
+    print(f'{run}: {_described(encoder, arch, items["encoder"])}')
+    if projector:
+        print(f'with a projector of widths {", ".join(map(str, projector.widths))}')
     if encoder.stem == 'cifar':
         print("the stem pads by 1; for solo-learn's, which pads by 2, give --stem=cifar_pad2")
 
@@ -108,7 +123,7 @@ def imported_config(
 
     The images that the encoder is probed on are set where it is probed. Patches are a quarter of
     the image's area, and resized to what such encoders were trained on: 224 pixels with
-    ImageNet's stem, 32 with CIFAR's. There is no projector.
+    ImageNet's stem, 32 with CIFAR's. There is no projector yet.
 
     Raises:
       InputError: a number out of its range.
@@ -125,6 +140,20 @@ def imported_config(
     config.probe.batch_size = 256
     check_ranges(config := config.to_dict())
     return config
+
+
+def _check_arch(arch: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError where another one fits the blocks."""
+    blocks = {match[0] for name in arrays if (match := re.match(r'layer\d+\.\d+\.', name))}
+    counts = Counter(block.partition('.')[0] for block in blocks)
+    stages = tuple(counts[f'layer{i}'] for i in range(1, 5))
+    bottleneck = 'layer1.0.conv3.weight' in arrays
+    for name in ARCHS:
+        made = ENCODERS[name]
+        if (made.args, made.keywords.get('bottleneck', False)) == ((stages,), bottleneck):
+            if name != arch:
+                raise InputError(f'--arch={arch}: the checkpoint holds a {name}: --arch={name}')
+            return
 
 
 def _stem(found: Backbone) -> tuple[int, str]:

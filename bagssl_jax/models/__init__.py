@@ -26,6 +26,9 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     'resnet18': functools.partial(resnet, (2, 2, 2, 2)),
     'resnet34': functools.partial(resnet, (3, 4, 6, 3)),
     'resnet50': functools.partial(resnet, (3, 4, 6, 3), bottleneck=True),
+    'resnet101': functools.partial(resnet, (3, 4, 23, 3), bottleneck=True),
+    'resnet152': functools.partial(resnet, (3, 8, 36, 3), bottleneck=True),
+    'resnet200': functools.partial(resnet, (3, 24, 36, 3), bottleneck=True),
     'tiny': tiny,
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}

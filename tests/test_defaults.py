@@ -88,7 +88,7 @@ def test_an_older_run_is_embedded(old_run):
     with contextlib.closing(Checkpoints(run, keep=1)) as checkpoints:
         checkpoints.save(7, init_variables(networks, 0, side=16), {})
     encoder = bagssl_jax.load(old_run)
-    assert (encoder.step, encoder.widths) == (7, {'h': 128, 'z': 64})
+    assert (encoder.step, encoder.widths) == (7, {'h': 128, 'hidden1': 256, 'z': 64})
     assert encoder.embed(np.zeros((1, 20, 20, 3), np.uint8), 4).shape == (1, 128)
 
 

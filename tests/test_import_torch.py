@@ -216,7 +216,7 @@ def test_an_import_is_a_run_like_any_other(imported):
     )
     encoder = config.encoder.to_dict()
     assert encoder['resnet18'] == {**encoder['resnet50'], 'width': 4, 'stem': 'imagenet'}
-    shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD}
+    shared = {'name': 'resnet18', 'dtype': 'float32', 'mean': MEAN, 'std': STD, 'norm_groups': 1}
     assert {key: encoder[key] for key in shared} == shared
     assert encoder.keys() - shared.keys() == ENCODERS.keys()
     assert (config.projector.widths, config.probe.patches) == ((), (1, 9))

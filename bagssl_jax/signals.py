@@ -33,13 +33,15 @@ def ending(outlook: str, last_words: Sequence[Callable[[int, str], None]] = ()) 
     def end(number, _=None):
         if not begun.acquire(blocking=False):
             return  # the other thread is at it
-        _kill_workers()
-        line = f'stopped by {signal.Signals(number).name}: {outlook}'
-        # Not by sys.stderr, whose lock the main thread may hold.
-        os.write(2, ('\n' * _shows_a_bar() + f'{line}\n').encode())
-        for tell in last_words:
-            tell(128 + number, line)
-        os._exit(128 + number)
+        try:
+            _kill_workers()
+            line = f'stopped by {signal.Signals(number).name}: {outlook}'
+            # Not by sys.stderr, whose lock the main thread may hold.
+            os.write(2, ('\n' * _shows_a_bar() + f'{line}\n').encode())
+            for tell in last_words:
+                tell(128 + number, line)
+        finally:  # also where nobody reads that
+            os._exit(128 + number)
 
     def listen():
         put_off = set()

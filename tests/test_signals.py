@@ -5,6 +5,7 @@ import signal
 import time
 
 import cv2
+import psutil
 import pytest
 from conftest import SHRUNK, save_run, start
 
@@ -30,6 +31,12 @@ def stopped(process, text, number):
     return err
 
 
+def wait_for_imports(process):
+    """Returns when a program has worked for a quarter of a second, of the seconds of its start."""
+    while sum(psutil.Process(process.pid).cpu_times()[:2]) < 0.25:
+        time.sleep(0.01)
+
+
 def last_line(text):
     return re.split(r'[\r\n]+', text.strip())[-1]
 
@@ -37,13 +44,22 @@ def last_line(text):
 @BOTH
 def test_a_program_that_imports_ends_in_one_line(number, tmp_path):
     process = start('main', *SHRUNK, f'--workdir={tmp_path / "run"}')
-    time.sleep(0.3)
+    wait_for_imports(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (128 + number, '')
     name = signal.Signals(number).name
     assert err == f'stopped by {name}: the same command goes on from what is saved\n'
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_program_ends_where_nobody_reads_what_it_says(tmp_path):
+    process = start('main', *SHRUNK, f'--workdir={tmp_path / "run"}')
+    wait_for_imports(process)
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    process.stdout.close()
 
 
 @pytest.mark.slow

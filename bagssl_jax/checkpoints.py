@@ -9,8 +9,12 @@ digest of every item, which is compared after restoring.
 
 import contextlib
 import copy
+import errno
+import functools
 import logging
 import re
+import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +31,7 @@ from bagssl_jax.errors import InputError, out_of_memory
 from bagssl_jax.manifests import DamagedError
 from bagssl_jax.parallel import to_global
 from bagssl_jax.runs import Run
+from bagssl_jax.storage import is_remote, reading, writing
 
 Tree = Any
 
@@ -47,9 +52,9 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
         self._under_way: Future | None = None
         if processes.is_first():
-            with _writing(run.checkpoints):
+            with writing(run.checkpoints):
                 run.checkpoints.mkdir(parents=True, exist_ok=True)
-                _remove_unfinished(run.checkpoints)
+                _remove_unfinished(run)
 
     def save(self, step: int, items: Mapping[str, Tree], position: dict[str, Any]) -> None:
         """Starts saving, and returns when the arrays may be overwritten. A saved step stays.
@@ -106,16 +111,17 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: Mapping[str, Tree], meta: Mapping[str, Any]) -> None:
         directory = self._run.checkpoints
-        draft, place = directory / f'{step}{_UNFINISHED}', directory / str(step)
-        with _writing(place):
-            _write_items(draft, arrays, meta)
-            manifests.seal(draft, {'step': step, 'run': self._identity})
-            draft.rename(place)
+        place = directory / str(step)
+        with writing(place):
+            with _draft(directory, step) as draft:
+                _write_items(draft, arrays, meta)
+                manifests.seal(draft, {'step': step, 'run': self._identity})
+                if is_remote(directory):
+                    _upload(draft, place)
+                else:
+                    draft.rename(place)
             for old in self._run.steps()[: -self._keep]:
-                # Renamed first: half of it must not pass for one that is damaged.
-                old, removed = directory / str(old), directory / f'{old}{_REMOVED}'
-                old.rename(removed)
-                removed.rmtree()
+                _remove(directory / str(old))
 
 
 def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
@@ -138,6 +144,8 @@ def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str,
 
 
 _UNFINISHED, _REMOVED = '.unfinished', '.removed'
+# Orbax writes into a folder of its own beside the place that it is given.
+_LEFT_OVER = r'\d+(\.unfinished|\.removed|.*\.orbax-checkpoint-tmp)'
 
 
 def _newest(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
@@ -200,30 +208,38 @@ def _newest_undamaged(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict,
 
 def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
     """The items and the position of a checkpoint, once they are known to be what was saved."""
-    directory = run.checkpoints / str(step)
-    manifest = manifests.read(directory)
-    if manifest is not None:
-        if manifest['step'] != step:
-            raise DamagedError(f'it is that of step {manifest["step"]}')
+    place = run.checkpoints / str(step)
+    manifest = manifests.read(place)
+    if manifest is None:
+        return _read(place, targets, intact=False)
+    if manifest['step'] != step:
+        raise DamagedError(f'it is that of step {manifest["step"]}')
+    with _local(place, manifest) as directory:
         manifests.check(directory, manifest)
         if difference := run.difference(manifest['run']):
             raise InputError(
-                f'{directory} is of another run, with {difference}: take it away, or give another '
+                f'{place} is of another run, with {difference}: take it away, or give another '
                 '--workdir'
             )
+        return _read(directory, targets, intact=True)
+
+
+def _read(directory: epath.Path, targets: Mapping[str, Tree], *, intact: bool) -> tuple[dict, dict]:
+    """Items and position; `intact` where it is known that no file is damaged."""
     try:
         restored = _read_items(directory, targets)
     except Exception as error:  # orbax and tensorstore raise bare exceptions of many kinds
         if out_of_memory(error):
             raise
-        if manifest is not None:  # no file is damaged
+        reason = textwrap.shorten(str(error), 200)
+        if intact:
             raise InputError(
-                f'{directory} is not of the networks that this run has: {_short(error)}'
+                f'{directory} is not of the networks that this run has: {reason}'
             ) from None
-        raise DamagedError(_short(error)) from None
+        raise DamagedError(reason) from None
     meta = restored['meta']
     try:
-        if manifest is None and 'manifest' in meta:
+        if not intact and 'manifest' in meta:
             raise DamagedError(f'{manifests.NAME} is missing')
         for name in targets:
             if int(digest(restored[name])) != meta['digests'][name]:
@@ -234,8 +250,49 @@ def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, di
     return {name: restored[name] for name in targets}, position
 
 
+@contextlib.contextmanager
+def _draft(directory: epath.Path, step: int) -> Iterator[epath.Path]:
+    """Where a checkpoint is written: beside its place, or on the disk where that is a store."""
+    if is_remote(directory):
+        with tempfile.TemporaryDirectory() as staging:
+            yield epath.Path(staging) / str(step)
+    elif directory.is_dir():
+        try:
+            yield directory / f'{step}{_UNFINISHED}'
+        except BaseException:
+            for path in directory.glob(f'{step}{_UNFINISHED}*'):  # it takes room
+                path.rmtree()
+            raise
+    else:  # orbax would make it anew
+        raise FileNotFoundError(errno.ENOENT, f'{directory} is gone')
+
+
+def _upload(directory: epath.Path, place: epath.Path) -> None:
+    """Copies a checkpoint into a store; the manifest, which makes it one, comes last."""
+    if place.exists():
+        place.rmtree()
+    for name in [*manifests.read(directory)['files'], manifests.NAME]:
+        (place / name).write_bytes((directory / name).read_bytes())
+
+
+@contextlib.contextmanager
+def _local(place: epath.Path, manifest: Mapping[str, Any]) -> Iterator[epath.Path]:
+    """The folder with the files that a manifest lists; of one in a store, a copy."""
+    if not is_remote(place):
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as staging:
+        directory = epath.Path(staging)
+        for name in manifest['files']:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            with reading(place / name), contextlib.suppress(FileNotFoundError):
+                (directory / name).write_bytes((place / name).read_bytes())
+        yield directory
+
+
 def _write_items(directory: epath.Path, arrays: Mapping[str, Tree], meta: Mapping) -> None:
     """Writes a checkpoint of arrays on the host."""
+    _quieten()
     items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
     args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
     with _checkpointer('writer') as checkpointer:
@@ -244,6 +301,7 @@ def _write_items(directory: epath.Path, arrays: Mapping[str, Tree], meta: Mappin
 
 def _read_items(directory: epath.Path, targets: Mapping[str, Tree]) -> Mapping[str, Any]:
     """The items that are wanted, as their targets say, and 'meta'."""
+    _quieten()
     items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
     args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
     with _checkpointer('reader') as checkpointer:
@@ -261,10 +319,30 @@ def _checkpointer(name: str) -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _remove_unfinished(directory: epath.Path) -> None:
-    for path in directory.iterdir():
-        # Orbax writes into a folder of its own beside the place that it is given.
-        if re.fullmatch(r'\d+(\.unfinished|\.removed|.*\.orbax-checkpoint-tmp)', path.name):
+@functools.cache
+def _quieten() -> None:
+    """Of what orbax and tensorstore raise, keeps their threads from telling it too.
+
+    They would on hundreds of lines, some of them after the program's own one.
+    """
+    logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in record.msg)
+    previous = sys.unraisablehook
+
+    def tell(report: Any) -> None:
+        if str(report.exc_value) != 'Event loop is closed':
+            previous(report)
+
+    sys.unraisablehook = tell
+
+
+def _remove_unfinished(run: Run) -> None:
+    if not run.checkpoints.exists():  # a store has no empty folders
+        return
+    saved = {str(step) for step in run.steps()}
+    for path in run.checkpoints.iterdir():
+        # In a store, a number without a manifest is left over too.
+        is_number = is_remote(path) and path.name.isdigit() and path.name not in saved
+        if is_number or re.fullmatch(_LEFT_OVER, path.name):
             if path.suffix != _REMOVED:
                 logging.warning('%s: an unfinished save is removed', path)
             path.rmtree()
@@ -272,19 +350,29 @@ def _remove_unfinished(directory: epath.Path) -> None:
 
 def _set_aside(path: epath.Path) -> None:
     names = (f'{path.name}.damaged{suffix}' for suffix in ('', *map('-{}'.format, range(2, 99))))
-    path.rename(next(path.parent / name for name in names if not (path.parent / name).exists()))
+    place = next(path.parent / name for name in names if not (path.parent / name).exists())
+    if is_remote(path):
+        for name in _files_below(path):
+            (path / name).copy(place / name)
+        path.rmtree()
+    else:
+        path.rename(place)
 
 
-@contextlib.contextmanager
-def _writing(path: epath.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f'{path} cannot be written: {error.strerror or error}') from None
+def _remove(path: epath.Path) -> None:
+    if not is_remote(path):  # renamed first: half of it must not pass for one that is damaged
+        path = path.rename(path.with_name(f'{path.name}{_REMOVED}'))
+    path.rmtree()
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 200)
+def _files_below(path: epath.Path, folder: str = '') -> Iterator[str]:
+    """Of a folder in a store; epath cannot rename one."""
+    for found in (path / folder).iterdir():
+        name = f'{folder}/{found.name}' if folder else found.name
+        if found.is_dir():
+            yield from _files_below(path, name)
+        else:
+            yield name
 
 
 @jax.jit

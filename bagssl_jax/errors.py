@@ -28,6 +28,10 @@ class UnreadableImage(InputError):
     """One image of a data set cannot be decoded. The message names it, and says why."""
 
 
+class LostImage(UnreadableImage):
+    """The file of an image has gone since it was listed."""
+
+
 class Incomplete(Exception):
     """The work is done, but for some of the items, which the message lists.
 
@@ -96,6 +100,8 @@ def out_of_memory(error: Exception) -> str | None:
     """One line for XLA's or Python's error that memory ran out; None for any other error."""
     text = str(error)
     if not text.startswith('RESOURCE_EXHAUSTED') and not isinstance(error, MemoryError):
+        return None
+    if 'No space left' in text or 'ENOSPC' in text:  # tensorstore says so of a full disk
         return None
     # The TPU's compiler: 'Used 17.50G of 15.75G hbm', '(17.50G) exceeds available HBM (15.75G)'.
     sizes = [float(number) * _UNITS[unit] for number, unit in re.findall(r'([\d.]+)([MG])\b', text)]

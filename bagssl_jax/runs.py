@@ -5,15 +5,18 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
-from bagssl_jax import manifests, processes
+from bagssl_jax import manifests, processes, storage
 from bagssl_jax.defaults import over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
+from bagssl_jax.locks import only_writer
 from bagssl_jax.manifests import DamagedError
+from bagssl_jax.storage import is_remote, reading
 
 # Keys that change where, how fast or how often, but never what is learned.
 FREE_KEYS = (
@@ -52,7 +55,7 @@ class Run:
     def at(cls, workdir: str | os.PathLike[str]) -> 'Run':
         """The run in `workdir`, which need not exist yet."""
         path = epath.Path(workdir).expanduser()
-        return cls(path if '://' in str(path) else epath.Path(os.path.abspath(path)))
+        return cls(path if is_remote(path) else epath.Path(os.path.abspath(path)))
 
     def __str__(self) -> str:
         return str(self.directory)
@@ -86,10 +89,24 @@ class Run:
         return data
 
     def steps(self) -> list[int]:
-        """Of the checkpoints, whether they are damaged or not; the newest comes last."""
-        if not self.checkpoints.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.checkpoints.iterdir() if path.name.isdigit())
+        """Of the checkpoints, whether they are damaged or not; the newest comes last.
+
+        Raises:
+          InputError: they cannot be listed.
+        """
+        with reading(self.checkpoints):
+            if not self.checkpoints.is_dir():
+                return []
+            found = [
+                path
+                for path in self.checkpoints.iterdir()
+                if re.fullmatch('0|[1-9][0-9]*', path.name)
+            ]
+            if is_remote(self.checkpoints):
+                # The last files that are written; the second, by versions without manifests.
+                ends = (manifests.NAME, 'commit_success.txt')
+                found = [path for path in found if any((path / end).exists() for end in ends)]
+        return sorted(int(path.name) for path in found)
 
     def identity(self) -> dict[str, Any]:
         """What tells this run from others, as its files say, or else the newest checkpoint.
@@ -123,7 +140,7 @@ class Run:
     @property
     def scratch(self) -> str | None:
         """Where temporary files go: its own directory, or None, the system's, if that is remote."""
-        return None if '://' in str(self) else str(self)
+        return None if is_remote(self.directory) else str(self)
 
     def claim(self, config: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
         """Makes the directory that of the run which `config` describes, or finds that it is.
@@ -158,12 +175,9 @@ class Run:
                 f'({began["images"]:,} then, {data["images"]:,} now): bring those back, or give '
                 'another --workdir'
             )
-        try:
-            if data:
-                self.write_json('data.json', data)
-            self.write_json('config.json', config)
-        except OSError as error:
-            raise InputError(f'--workdir={self} cannot be written: {error.strerror}') from None
+        if data:
+            self.write_json('data.json', data)
+        self.write_json('config.json', config)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a file of the run; None where there is no such file.
@@ -171,42 +185,60 @@ class Run:
         Raises:
           InputError: the file is damaged, or cannot be read.
         """
-        path = self.directory / name
-        try:
-            content = json.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
+        content = self.read(name)
+        if content is None:
             return None
-        except OSError as error:
-            raise InputError(f'{path} cannot be read: {error.strerror}') from None
+        try:
+            content = json.loads(content)
         except (ValueError, RecursionError) as error:  # no JSON, or no text
             raise InputError(self._damaged(name, str(error))) from None
         if not isinstance(content, dict):
             raise InputError(self._damaged(name, 'it holds no JSON object'))
         return content
 
+    def read(self, name: str) -> bytes | None:
+        """What is in a file of the run; None where there is no such file.
+
+        Raises:
+          InputError: it cannot be read.
+        """
+        path = self.directory / name
+        try:
+            with reading(path):
+                return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
     def _damaged(self, name: str, reason: str) -> str:
         return f'{self.directory / name} is damaged: {reason}: bring back a copy, or take it away'
 
     def write_json(self, name: str, content: Mapping[str, Any], *, indent: int = 2) -> None:
-        """Writes an object into a file of the run, at once or not at all."""
+        """As `write`, of an object as JSON."""
         self.write(name, (json.dumps(content, indent=indent) + '\n').encode())
 
     def write_figure(self, name: str, figure: Figure) -> None:
-        """Writes figures/`name`.png."""
+        """As `write`, of figures/NAME.png."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format='png')
         self.write(f'figures/{name}.png', buffer.getvalue())
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file of the run, at once or not at all."""
-        if not processes.is_first():
-            return
-        path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A kill must not leave half a file.
-        draft = path.with_name(f'{path.name}.new')
-        draft.write_bytes(content)
-        draft.replace(path)
+        """Writes a file of the run, at once or not at all.
+
+        Raises:
+          InputError: it cannot be written; what was there stays.
+        """
+        if processes.is_first():
+            storage.write(self.directory / name, content)
+
+    def check_writable(self) -> None:
+        """Raises InputError where nothing can be written: before something is computed."""
+        if processes.is_first():
+            storage.check_writable(self.directory)
+
+    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+        """Makes a second training of this run end in an InputError while the context lasts."""
+        return only_writer(self.directory) if processes.is_first() else contextlib.nullcontext()
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -81,6 +81,7 @@ def bucket():
     """What s3:// leads to."""
     fsspec.register_implementation('s3', Bucket, clobber=True)
     Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = ['']
     return Bucket()
 
 

@@ -235,6 +235,15 @@ def test_of_older_versions_what_lacks_its_digests_is_damaged(older, caplog, text
     assert_goes_back_to_3(older, caplog)
 
 
+@pytest.mark.parametrize('damage', [truncate, remove])
+@pytest.mark.parametrize('item', ['encoder', 'training'])
+def test_of_older_versions_damaged_arrays_are_found(older, caplog, damage, item):
+    for path in files_of(older.checkpoints / '8' / item):
+        if path.parent.name == 'd':
+            damage(path, np.random.default_rng(0), None)
+    assert_goes_back_to_3(older, caplog)
+
+
 def test_without_its_config_a_run_is_still_known(run):
     (run.directory / 'config.json').unlink()
     (run.directory / 'data.json').unlink()

@@ -104,6 +104,21 @@ def test_a_damaged_file_stops_the_run_in_one_line_that_names_it(folder, tmp_path
     assert reason in line
 
 
+def test_a_file_that_goes_while_it_is_trained_on_is_to_be_brought_back(folder, tmp_path):
+    arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={tmp_path / "run"}']
+    arguments += ['--config.train.steps=100000']
+    process = start('main', *arguments, cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path / 'run')
+    (folder / 'train' / 'dark' / '10.jpg').unlink()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    expected = (
+        r'error: train/dark/10\.jpg: No such file or directory: bring it back, .* from step (\d+);'
+    )
+    step = re.match(expected, last_line(err))[1]
+    assert (tmp_path / 'run' / 'checkpoints' / step).is_dir()
+
+
 def test_damaged_files_can_be_left_out_and_are_counted(folder, tmp_path, program):
     for name, damage in zip(('00', '01', '10', '11'), DAMAGES.values(), strict=True):
         damage(folder / 'train' / 'dark' / f'{name}.jpg')

@@ -1,6 +1,7 @@
 import os
 import pathlib
 import pickle
+import socket
 
 import cv2
 import numpy as np
@@ -79,6 +80,14 @@ def test_other_files_and_hidden_ones_are_passed_over(labelled):
     source = load_folder(str(labelled), 'train')
     assert names(source) == before
     assert source.class_names == ('ape', 'bee', 'cat')
+
+
+def test_only_regular_files_are_images(labelled):
+    before = load_folder(str(labelled), 'train')
+    os.mkfifo(labelled / 'train' / 'ape' / 'pipe.png')
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(labelled / 'train' / 'ape' / 'socket.png'))
+        assert load_folder(str(labelled), 'train').names == before.names
 
 
 def test_paths_as_people_type_them(labelled, monkeypatch):

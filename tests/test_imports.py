@@ -24,8 +24,8 @@ FLOORS = [
     ],
     ['parallel', 'runs', 'group'],
     ['processes'],
-    ['defaults', 'manifests'],
-    ['ranges'],
+    ['defaults', 'manifests', 'locks'],
+    ['ranges', 'storage'],
     ['errors', 'signals'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

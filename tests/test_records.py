@@ -1,7 +1,32 @@
 import json
+import struct
 
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+
+from bagssl_jax.errors import InputError
 from bagssl_jax.records import Recorder
 from bagssl_jax.runs import Run
+
+
+def read_events(path):
+    """The events of the only file of them, by the format's own words: length, crc, data, crc."""
+    [file] = path.glob('events.out.tfevents.*')
+    content, found = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack('<Q', content[:8])
+        data = content[12 : 12 + length]
+        assert struct.unpack('<I', content[8:12]) == (masked_crc32c(content[:8]),)
+        assert struct.unpack('<I', content[12 + length : 16 + length]) == (masked_crc32c(data),)
+        found.append(Event.FromString(data))
+        content = content[16 + length :]
+    return found
+
+
+def events(path):
+    values = [(event.step, value) for event in read_events(path) for value in event.summary.value]
+    return [(step, value.tag, value.simple_value) for step, value in values]
 
 
 def rows(path):
@@ -49,6 +74,45 @@ def test_what_a_monitor_saw_at_the_step_of_the_start_is_written_again(tmp_path):
         file.write(seen.replace('2', '3'))
     record(tmp_path, 4, [], monitors=True)
     assert len(rows(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    'damage', ['"step": 2}', '\xff\xfe', '[2]', '2', '{"loss": 1}', '{"step": "2"}']
+)
+def test_a_damaged_row_costs_no_other_and_the_file_is_kept(tmp_path, caplog, damage):
+    record(tmp_path, 0, [1, 2, 3])
+    path = tmp_path / 'metrics.jsonl'
+    first, _, last = path.read_bytes().splitlines()
+    before = b'\n'.join(
+        [first, damage.encode('latin-1'), last]
+    )  # the last is whole without its end
+    path.write_bytes(before)
+    record(tmp_path, 3, [4])
+    assert [row['step'] for row in rows(tmp_path)] == [1, 3, 4]
+    assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == before
+    [message] = caplog.messages
+    assert f'{path}: 1 of 2 lines are damaged' in message
+
+
+def test_a_folder_in_the_place_of_the_rows_is_named(tmp_path):
+    (tmp_path / 'metrics.jsonl').mkdir()
+    with pytest.raises(InputError, match=r'metrics\.jsonl cannot be read: Is a directory'):
+        record(tmp_path, 0, [1])
+
+
+def test_rows_and_events_are_in_their_files_at_once(tmp_path):
+    recorder = Recorder(Run.at(tmp_path), start=0, total=10, images_per_step=4)
+    for step in (1, 2):
+        recorder.log(step, {'loss': step / 4})
+        assert rows(tmp_path)[-1] == {'step': step, 'loss': step / 4}
+        assert events(tmp_path)[-1] == (step, 'loss', step / 4)
+    recorder.close()
+
+
+def test_tensorboard_hides_what_is_told_again(tmp_path):
+    record(tmp_path, 5, [6])
+    begun = [event for event in read_events(tmp_path) if event.HasField('session_log')]
+    assert [(event.step, event.session_log.status) for event in begun] == [(6, SessionLog.START)]
 
 
 def test_the_bar_shows_loss_speed_and_time_left(tmp_path, capsys):

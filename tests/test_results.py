@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from bagssl_jax.evaluation.results import accuracy_by_patches, table, write
+from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation.results import accuracy_by_patches, read, table, write
 from bagssl_jax.runs import Run
 
 
@@ -56,6 +57,35 @@ def test_results_and_figure_are_written(results, tmp_path):
     write(Run.at(tmp_path), results)
     assert json.loads((tmp_path / 'results.json').read_text()) == results
     assert (tmp_path / 'figures' / 'accuracy_by_patches.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_another_probe_adds_its_rows_and_replaces_those_of_the_same_measurement(results, tmp_path):
+    run = Run.at(tmp_path)
+    write(run, results)
+    again = {**results['rows'][0], 'top1': 0.9}
+    further = {**again, 'patches': 64}
+    write(run, {**results, 'rows': [again, further]})
+    assert read(run)['rows'] == [*results['rows'][1:], again, further]
+
+
+def test_results_of_another_step_or_data_set_are_kept_aside(results, tmp_path):
+    run, [first, second, *_] = Run.at(tmp_path), results['rows']
+    write(run, {**results, 'rows': [first]})
+    write(run, {**results, 'rows': [first], 'step': 2400})
+    assert read(run)['step'] == 2400
+    write(run, {**results, 'rows': [second]})
+    write(run, {**results, 'rows': [first], 'dataset': 'a/b'})
+    assert read(run, 'results-photos-1200.json')['rows'] == [first, second]
+    assert read(run, 'results-photos-2400.json')['rows'] == [first]
+    assert read(run)['dataset'] == 'a/b'
+
+
+@pytest.mark.parametrize('text', ['{"rows"', '[]', '{}', '{"rows": 3}', '{"rows": [3]}'])
+def test_damaged_results_are_named_and_stay(results, tmp_path, text):
+    (tmp_path / 'results.json').write_text(text)
+    with pytest.raises(InputError, match=r'results\.json is damaged'):
+        write(Run.at(tmp_path), results)
+    assert (tmp_path / 'results.json').read_text() == text
 
 
 def test_the_figure_draws_every_accuracy(results):

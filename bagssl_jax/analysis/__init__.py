@@ -24,11 +24,13 @@ def analyze(config: ConfigDict, run: Run, what: str) -> None:
     figures/WHAT_NAME.png.
 
     Raises:
-      InputError: an unknown name, no checkpoint, or what the analysis itself refuses.
+      InputError: an unknown name, no checkpoint, nothing can be written, or what the analysis
+        itself refuses.
     """
     check_known('--what', what, ANALYSES)
     mesh, chunk = local_mesh(), config.probe.batch_size  # each process does all of it
     check_batch_size(chunk, mesh, 'probe.batch_size')
+    run.check_writable()  # now, and not after hours of work
     encoder = load_encoder(run, mesh=mesh, chunk=chunk)
     look = ANALYSES[what](
         encoder,

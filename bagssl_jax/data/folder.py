@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from bagssl_jax.data import images
 from bagssl_jax.data.sources import Records
 from bagssl_jax.data.splits import split_ranges
-from bagssl_jax.errors import InputError, UnreadableImage
+from bagssl_jax.errors import InputError, LostImage, UnreadableImage
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 FLAT_SPLIT = 'train'  # what the only split of a folder without splits is called
@@ -57,6 +58,8 @@ class FolderSource:
                 return _filesystem(path).cat_file(path)
             with open(path, 'rb') as file:
                 return file.read()
+        except FileNotFoundError:
+            raise LostImage(f'{self.name(index)}: No such file or directory') from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise UnreadableImage(f'{self.name(index)}: {reason}') from None
@@ -210,9 +213,10 @@ def _entries(directory: str) -> Iterator[tuple[str, bool, int]]:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                # Of a link to nowhere too: reading it will tell.
-                size = entry.stat().st_size if os.path.exists(entry.path) else 0
-                yield entry.name, entry.is_dir(), size
+                # A link to nowhere too: reading it will tell. To read a pipe would take for ever.
+                found = entry.stat() if os.path.exists(entry.path) else None
+                if found is None or stat.S_ISREG(found.st_mode) or entry.is_dir():
+                    yield entry.name, entry.is_dir(), found.st_size if found else 0
     except OSError as error:  # no permission, or a link that leads in a circle
         raise InputError(f'{directory}: {error.strerror}') from None
 

@@ -57,7 +57,7 @@ def next_readable(source: Source, number: int, *, min_side: int) -> tuple[np.nda
             return *_read_one(source, index, min_side), skipped
         except UnreadableImage as error:
             first = first or error
-    raise UnreadableImage(f'{first}; and so it is with the next {skipped} images')
+    raise type(first)(f'{first}; and so it is with the next {skipped} images')
 
 
 def unreadable_image(source: Source, index: int, *, min_side: int) -> UnreadableImage:

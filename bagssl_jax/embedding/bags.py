@@ -20,6 +20,7 @@ from bagssl_jax.data.views import GridPatches, RandomPatches, View
 from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import InputError
 from bagssl_jax.parallel import all_rows, own_part
+from bagssl_jax.storage import writing
 
 AGGREGATIONS = ('mean', 'mean_unit', 'grid2', 'grid4')
 
@@ -235,6 +236,9 @@ def _allocate(
         return {key: np.empty((rows, width), np.float32) for key, width in widths.items()}
     arrays = {}
     for key, width in widths.items():
-        with tempfile.TemporaryFile(dir=directory) as file:
+        place = directory or tempfile.gettempdir()
+        with writing(place), tempfile.TemporaryFile(dir=place) as file:
+            # Room is taken now: a mapped file that meets a full disk ends the process.
+            os.posix_fallocate(file.fileno(), 0, 4 * rows * width)
             arrays[key] = np.memmap(file, np.float32, 'w+', shape=(rows, width))
     return arrays

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from bagssl_jax.errors import InputError
+from bagssl_jax.storage import at_once, writing
 
 
 class Parts:
@@ -33,12 +34,12 @@ class Parts:
         self._out = out
         self.directory = pathlib.Path(f'{out}.parts')
         notes = self.directory / 'settings.json'
-        with _writing(out):
+        with writing(f'--out={out}'):
             self.directory.mkdir(parents=True, exist_ok=True)
             if not notes.exists():
                 with _at_once(notes) as file:
                     file.write(json.dumps(settings, indent=2).encode())
-        began = json.loads(notes.read_text())
+        began = _read_settings(notes)
         for key, value in settings.items():
             if began.get(key) != value:
                 raise InputError(
@@ -51,7 +52,7 @@ class Parts:
 
     def write(self, number: int, names: list[str], features: np.ndarray, failures: list[str]):
         """Saves a part: the names and features [n d] of images, and what is said of the others."""
-        with _writing(self._out), _at_once(self._path(number)) as file:
+        with writing(f'--out={self._out}'), _at_once(self._path(number)) as file:
             np.savez(file, names=_texts(names), features=features, failures=_texts(failures))
 
     def read(self, *keys: str) -> Iterator[tuple[np.ndarray, ...]]:
@@ -60,13 +61,13 @@ class Parts:
             try:
                 with open(path, 'rb') as file, np.load(file) as part:
                     arrays = tuple(part[key] for key in keys)
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            except Exception:  # zipfile and numpy raise whatever the bytes make them
                 raise InputError(f'{path} is damaged: delete it, and start again') from None
             yield arrays
 
     def remove(self) -> None:
         """Removes them all."""
-        with _writing(self._out):
+        with writing(f'--out={self._out}'):
             # The settings last: parts without them could pass for those of another start.
             for path in sorted(self.directory.iterdir()):
                 path.unlink()
@@ -99,7 +100,7 @@ def join(parts: Parts, out: str, settings: Mapping[str, int | str]) -> None:
     Raises:
       InputError: a part is damaged, or `out` cannot be written.
     """
-    with _writing(out), _at_once(pathlib.Path(out)) as file:
+    with writing(f'--out={out}'), _at_once(pathlib.Path(out)) as file:
         WRITERS[pathlib.Path(out).suffix](file, parts, settings)
 
 
@@ -152,18 +153,18 @@ def _texts(texts: Sequence[str]) -> np.ndarray:
     return np.array(texts, dtype=np.str_)
 
 
+def _read_settings(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(f'{path} is damaged: delete {path.parent} to begin anew')
+    return settings
+
+
 @contextlib.contextmanager
 def _at_once(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """A file that gets its name when the block ends well."""
-    draft = path.with_name(f'{path.name}.new')
-    with open(draft, 'wb') as file:
+    with at_once(path) as draft, open(draft, 'wb') as file:
         yield file
-    draft.replace(path)
-
-
-@contextlib.contextmanager
-def _writing(out: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f'--out={out} cannot be written: {error.strerror or error}') from None

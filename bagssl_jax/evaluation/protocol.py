@@ -28,8 +28,10 @@ def evaluate(plan: Plan, run: Run) -> None:
 
     Raises:
       InputError: there is no checkpoint, the data set has other classes than the run was trained
-        on, or an image cannot be read.
+        on, an image cannot be read, or nothing can be written.
     """
+    run.check_writable()  # now, and not after hours of work
+    results.read(run)
     trained = load_encoder(run, chunk=1)
     config = run.read_config()
     encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}

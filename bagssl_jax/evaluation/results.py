@@ -1,12 +1,15 @@
 """What a probe leaves: results.json, a printed table, a figure."""
 
+import json
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
 
 Results = dict[str, Any]
+OUTCOMES = ('top1', 'top5', 'value', 'interval', 'per_class', 'chosen')  # keys of a row
 STYLES = {  # of the probes that the figure shows
     'linear': ('linear', '-', 'o'),
     'sgd': ('linear by SGD', ':', 'd'),
@@ -14,10 +17,53 @@ STYLES = {  # of the probes that the figure shows
 }
 
 
+def read(run: Run, name: str = 'results.json') -> Results | None:
+    """What earlier probes have left in a file; None where there is none.
+
+    Raises:
+      InputError: the file is damaged, or cannot be read.
+    """
+    results = run.read_json(name)
+    rows = [] if results is None else results.get('rows')
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f'{run.directory / name} is damaged: it holds no rows: take it away')
+    return results
+
+
 def write(run: Run, results: Results) -> None:
-    """Writes results.json and figures/accuracy_by_patches.png."""
+    """Writes results.json and figures/accuracy_by_patches.png; no earlier row is lost.
+
+    Rows of the same data set and step stay before the new ones, which replace those of the same
+    measurement. Those of another data set or step go into results-DATASET-STEP.json.
+
+    Raises:
+      InputError: a file is damaged, or cannot be written.
+    """
+    earlier = read(run)
+    if earlier and _subject(earlier) != _subject(results):
+        name = f'results-{_subject(earlier)}.json'.replace('/', '-')
+        run.write_json(name, _merged(read(run, name), earlier), indent=1)
+        earlier = None
+    results = _merged(earlier, results)
     run.write_json('results.json', results, indent=1)
     run.write_figure('accuracy_by_patches', accuracy_by_patches(results))
+
+
+def _subject(results: Results) -> str:
+    return f'{results.get("dataset")}-{results.get("step")}'
+
+
+def _merged(earlier: Results | None, results: Results) -> Results:
+    """The results with those earlier rows that are not measured again."""
+    measured = {_measurement(row) for row in results['rows']}
+    rows = earlier['rows'] if earlier else []
+    kept = [row for row in rows if _measurement(row) not in measured]
+    return {**results, 'rows': kept + results['rows']}
+
+
+def _measurement(row: dict[str, Any]) -> str:
+    """All of a row but what came out."""
+    return json.dumps({k: v for k, v in row.items() if k not in OUTCOMES}, sort_keys=True)
 
 
 def table(results: Results) -> str:

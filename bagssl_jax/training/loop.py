@@ -21,6 +21,7 @@ from bagssl_jax.errors import (
     DataFailure,
     InputError,
     Interrupted,
+    LostImage,
     UnreadableImage,
     WorkerDied,
     alike,
@@ -63,8 +64,6 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     longest = min(config.train.steps_per_execution, total)
     execute = make_execute(training.step, longest=longest)
     look_at = make_look(training.spread, longest=longest)
-    run.claim(config.to_dict(), training.images.describe())
-    processes.barrier('claimed')
 
     def is_monitored(step):
         return monitor is not None and step % training.monitor_every == 0
@@ -76,6 +75,9 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
 
     # Entered first, left last: what is under way then is a save.
     with Deferral() as signals, contextlib.ExitStack() as stack:
+        stack.enter_context(run.only_writer())
+        run.claim(config.to_dict(), training.images.describe())
+        processes.barrier('claimed')
         checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
@@ -217,6 +219,11 @@ def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
 
 def _explained(error: Exception, step: int) -> Exception:
     """What to raise where the data failed and `step` is saved."""
+    if isinstance(error, LostImage):
+        return InputError(
+            f'{error}: bring it back, and the same command goes on from step {step}; without it, '
+            'train in a new workdir'
+        )
     if isinstance(error, UnreadableImage):
         return InputError(
             f'{error}. --config.data.on_error=skip goes on from step {step} without such images'

@@ -1,0 +1,127 @@
+"""One writer a run: a lock that ends with its process, and says whose it is.
+
+On a disk the system holds it, and frees it of a dead process. In a store it is a lease: an object
+that is written anew while its holder lives.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import psutil
+from etils import epath
+
+from bagssl_jax.errors import InputError
+from bagssl_jax.storage import is_remote, writing
+
+NAME = 'run.lock'
+BEAT = 15  # seconds between two writings of a lease
+DEAD = 60  # seconds after the last one
+SETTLED = 1  # seconds that two who begin at once may lie apart
+
+
+@contextlib.contextmanager
+def only_writer(directory: epath.Path) -> Iterator[None]:
+    """Holds the lock of a run's folder, which is made.
+
+    Raises:
+      InputError: another process holds it, or the folder cannot be written.
+    """
+    path = directory / NAME
+    with (_lease if is_remote(path) else _lock)(path):
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: epath.Path) -> Iterator[None]:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(pathlib.Path(path))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # of a folder that was deleted
+            path.unlink()
+        os.close(file)
+
+
+def _locked(path: pathlib.Path) -> int:
+    """The open and locked file; InputError where another process has it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 1000).decode(errors='replace') or 'another process'
+            os.close(file)
+            raise InputError(_refusal(path, holder)) from None
+        # Whoever held it may have ended, and removed the file, since it was opened.
+        if path.exists() and os.path.samestat(os.fstat(file), os.stat(path)):
+            os.ftruncate(file, 0)
+            os.write(file, _own_name().encode())
+            return file
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _lease(path: epath.Path) -> Iterator[None]:
+    own = {'holder': _own_name(), 'id': uuid.uuid4().hex}
+
+    def beat() -> None:
+        path.write_text(json.dumps({**own, 'time': time.time()}))
+
+    with writing(path):
+        if (found := _living(path)) and not _is_dead_neighbour(found['holder']):
+            raise InputError(_refusal(path, found['holder']))
+        beat()
+        time.sleep(SETTLED)
+        if (found := _living(path)) and found['id'] != own['id']:
+            raise InputError(_refusal(path, found['holder']))
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(BEAT):
+            with contextlib.suppress(Exception):  # the next may reach the store again
+                beat()
+
+    thread = threading.Thread(target=keep, name='lease', daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(Exception):  # else it ends by itself
+            path.unlink()
+
+
+def _living(path: epath.Path) -> dict | None:
+    """What the lease says, where it has not ended."""
+    try:
+        found = json.loads(path.read_text())
+        return found if time.time() - found['time'] < DEAD else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_dead_neighbour(holder: str) -> bool:
+    number, _, host = holder.removeprefix('process ').partition(' on ')
+    return host == socket.gethostname() and not psutil.pid_exists(int(number))
+
+
+def _own_name() -> str:
+    return f'process {os.getpid()} on {socket.gethostname()}'
+
+
+def _refusal(path: os.PathLike[str], holder: str) -> str:
+    return (
+        f'{os.fspath(path).rpartition("/")[0]} is being written by {holder}: wait until it ends, '
+        'stop it, or give another --workdir'
+    )

@@ -73,6 +73,8 @@ def declared() -> dict[str, Any]:
     multiscale.scale = above((0.08, 1.0), 0, 1, items=2, ascending=True)
     # Width / height, smallest and largest
     multiscale.ratio = within((3 / 4, 4 / 3), 0.01, 100, items=2, ascending=True)
+    # Of the resize: 'area' where it shrinks, linear where it grows, or 'bicubic', as Pillow's
+    multiscale.interpolation = 'area'
 
     config.augment = augment = ConfigDict()  # probabilities are per patch
     augment.flip = share(0.5)  # probability of a horizontal flip
@@ -207,7 +209,8 @@ def declared() -> dict[str, Any]:
     # 2x2 or 4x4 cells, one after the other)
     probe.aggregations = ('mean',)
     # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol), 'sgd_augmented'
-    # (that, on fresh random crops in every epoch; tested on the center crop), 'knn';
+    # (that, on fresh random crops in every epoch; tested on the center crop), 'sgd_empssl'
+    # (EMP-SSL's), 'knn';
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
@@ -219,6 +222,7 @@ def declared() -> dict[str, Any]:
     probe.sgd.epochs = within(100, 1, 100_000)
     probe.sgd_augmented = ConfigDict()
     probe.sgd_augmented.epochs = within(100, 1, 100_000)
+    probe.sgd_empssl = ConfigDict()
     probe.knn = ConfigDict()
     probe.rankme = ConfigDict()
     probe.uniformity = ConfigDict()

@@ -64,6 +64,7 @@ def get_config(arguments: str = 'cifar10') -> ConfigDict:
     # evaluate.py: 128 patches an image, and pre_feature, the projector's first layer.
     config.probe.patches = (1, 4, 16, 128)
     config.probe.spaces = ('h', 'hidden1')
+    config.probe.probes = ('linear', 'knn', 'sgd_empssl')
     return config
 
 

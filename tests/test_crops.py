@@ -125,7 +125,7 @@ def test_a_crop_of_a_tiny_image_has_a_pixel():
 
 
 GEOMETRY = PatchGeometry(size=0, scale=0.25, resize=5)
-RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
+RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5), 'interpolation': 'area'}
 
 
 def test_crops_are_made_of_the_configuration():
@@ -150,3 +150,8 @@ def test_unusable_crops_are_refused(name, resize, message):
     geometry = PatchGeometry(size=0, scale=0.25, resize=resize)
     with pytest.raises(InputError, match=message):
         crops.make_crops(name, 3, geometry, RANGES)
+
+
+def test_an_interpolation_that_is_none():
+    with pytest.raises(InputError, match=r"interpolation 'cubic': choose from area, bic"):
+        crops.make_crops('multiscale', 3, GEOMETRY, {**RANGES, 'interpolation': 'cubic'})

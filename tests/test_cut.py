@@ -1,4 +1,5 @@
 import numpy as np
+from PIL import Image
 
 from bagssl_jax.data.cut import center_crop, covering, cut, resized
 
@@ -92,3 +93,15 @@ def test_the_center_crop_is_seven_eighths_of_the_shorter_side():
     # 64 rows are what covers 64x64; the center 56 of the 64 rows and 80 columns remain.
     np.testing.assert_array_equal(center_crop(image, 56, 56), image[4:60, 12:68])
     assert center_crop(image, 28, 28).shape == (28, 28, 3)
+
+
+def test_bicubic_is_pillows():
+    """As torchvision's RandomResizedCrop of a Pillow image: cut, then resized with antialiasing."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 50, 3), np.uint8)
+    boxes = np.array([[[3, 4, 40, 30], [10, 0, 12, 50], [0, 0, 60, 50]]])
+    found = cut([image], boxes, resize=24, interpolation='bicubic')
+    for (y, x, h, w), patch in zip(boxes[0], found[0], strict=True):
+        expected = Image.fromarray(image).crop((x, y, x + w, y + h)).resize((24, 24), 3)
+        np.testing.assert_array_equal(patch, np.asarray(expected))
+    assert np.any(found != cut([image], boxes, resize=24))

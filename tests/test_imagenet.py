@@ -55,6 +55,22 @@ def test_it_trains_on_images_as_they_are(program, photographs, tmp_path, argumen
     assert np.isfinite([row['loss'] for row in log]).all()
 
 
+@pytest.mark.slow
+def test_vicregs_own_recipe(program, photographs, tmp_path):
+    workdir = tmp_path / 'run'
+    status, _, err = program(
+        'main', f'{CONFIG}:vicreg', f'--workdir={workdir}', f'--config.data.dir={photographs}',
+        *SMALL, '--config.patches.resize=32',
+    )  # fmt: skip
+    assert status == 0, err
+    assert err.splitlines()[-1] == 'trained to step 2'  # also of the image smaller than a patch
+    config = json.loads((workdir / 'config.json').read_text())
+    assert config['crops'] == 'multiscale'
+    assert config['augment']['blur_by_index'] == [1.0, 0.1]
+    log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert np.isfinite([row['loss'] for row in log]).all()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -10,7 +10,7 @@ from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.data.views import GridPatches, RandomPatches, Whole
 from bagssl_jax.errors import InputError, UnreadableImage
 
-RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5)}
+RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5), 'interpolation': 'area'}
 
 
 def make_crops(name='fixed', count=3, size=0, scale=0.25, resize=0):

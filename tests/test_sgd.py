@@ -22,8 +22,11 @@ def splits():
     return *blobs(1, 120), *blobs(2, 60)
 
 
-def reference(batches, setting, width, steps):
-    """torch.optim.SGD with nesterov=True, transcribed, on softmax regression, in float64."""
+def reference(batches, setting, width, steps, held=1, nesterov=True):
+    """torch.optim.SGD, transcribed, on softmax regression, in float64.
+
+    CosineAnnealingLR is stepped after every `held` batches.
+    """
     parameters, momentum = np.zeros((width + 1, CLASSES)), np.zeros((width + 1, CLASSES))
     for step, (x, y) in enumerate(batches):
         x = np.concatenate([x, np.ones((len(x), 1))], axis=1)  # the bias decays with the rest
@@ -31,21 +34,25 @@ def reference(batches, setting, width, steps):
         p /= p.sum(1, keepdims=True)
         gradient = x.T @ (p - np.eye(CLASSES)[y]) / len(x) + setting.weight_decay * parameters
         momentum = 0.9 * momentum + gradient
-        rate = setting.learning_rate * len(x) / 256 * 0.5 * (1 + np.cos(np.pi * step / steps))
-        parameters = parameters - rate * (gradient + 0.9 * momentum)
+        done = step // held * held / steps
+        rate = setting.learning_rate * len(x) / 256 * 0.5 * (1 + np.cos(np.pi * done))
+        parameters = parameters - rate * (gradient + 0.9 * momentum if nesterov else momentum)
     return parameters[:-1], parameters[-1]
 
 
-def test_every_classifier_of_the_sweep_takes_the_steps_of_the_reference():
+@pytest.mark.parametrize('options', [{}, {'held': 3, 'nesterov': False}])
+def test_every_classifier_of_the_sweep_takes_the_steps_of_the_reference(options):
     x, y = blobs(1, 120)
     batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 112, 16)]
-    sweep = sgd.start(GRID, width=8, num_classes=CLASSES, batch_size=16, steps=7)
+    sweep = sgd.start(GRID, width=8, num_classes=CLASSES, batch_size=16, steps=7, **options)
     for batch in batches:
         sweep = sgd.update(sweep, *batch)
     for i, setting in enumerate(GRID):
-        weights, bias = reference(batches, setting, 8, 7)
+        weights, bias = reference(batches, setting, 8, 7, **options)
         np.testing.assert_allclose(sweep.weights[:, i], weights, atol=1e-6)
         np.testing.assert_allclose(sweep.bias[i], bias, atol=1e-6)
+    if options:
+        return
     # The cosine has come to its end: nothing moves any more.
     after = sgd.update(sweep, *batches[0])
     np.testing.assert_array_equal(after.weights, sweep.weights)
@@ -77,6 +84,12 @@ def test_scores_its_refit_and_reports_its_choice(splits):
     assert 0.5 < probe.score.top1 < probe.score.top5 <= 1
     assert set(probe.validation) == set(GRID)
     assert probe.validation[probe.chosen] == max(probe.validation.values())
+
+
+def test_one_setting_needs_nothing_held_out(splits):
+    alone = fit_sgd(*splits, **{**FEW, 'settings': GRID[:1], 'holdout': 0})
+    assert (alone.chosen, alone.validation) == (GRID[0], {})
+    assert alone.score == fit_sgd(*splits, **{**FEW, 'settings': GRID[:1]}).score
 
 
 def test_each_setting_is_trained_as_if_alone(splits):

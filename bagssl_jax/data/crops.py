@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bagssl_jax.data.cut import INTERPOLATIONS
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError, check_known
 
@@ -24,6 +25,7 @@ class RandomCrops(Protocol):
       count: p, patches an image.
       min_side: pixels that an image must have on each side, at least.
       resize: side in pixels that a patch is resized to after it is cut; 0 keeps its pixels.
+      interpolation: of that, as `cut.cut` takes it.
     """
 
     count: int
@@ -33,6 +35,9 @@ class RandomCrops(Protocol):
 
     @property
     def resize(self) -> int: ...
+
+    @property
+    def interpolation(self) -> str: ...
 
     def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
         """Numbers in [0, 1) for so many images: float64 [b p k], k of them a patch."""
@@ -52,6 +57,7 @@ class FixedCrops:
 
     count: int
     geometry: PatchGeometry
+    interpolation: ClassVar[str] = 'area'
 
     @property
     def min_side(self) -> int:
@@ -87,12 +93,14 @@ class MultiscaleCrops:
       resize: side in pixels that every patch is resized to.
       scale: smallest and largest share of the image's area, in (0, 1].
       ratio: smallest and largest width / height.
+      interpolation: as `cut.cut` takes it.
     """
 
     count: int
     resize: int
     scale: tuple[float, float]
     ratio: tuple[float, float]
+    interpolation: str = 'area'
     min_side: ClassVar[int] = 0
 
     def draw(self, rng: np.random.Generator, images: int) -> np.ndarray:
@@ -126,7 +134,7 @@ def make_crops(
       count: p, patches an image.
       geometry: of the patches. 'fixed' takes all of it, 'multiscale' its `resize` alone.
       settings: of the named kind alone: for 'multiscale' the ranges 'scale' and 'ratio',
-        (smallest, largest) each.
+        (smallest, largest) each, and 'interpolation'.
 
     Raises:
       InputError: an unknown name, or 'multiscale' without a size to resize to.
@@ -136,11 +144,17 @@ def make_crops(
 
 
 def _multiscale(
-    count: int, geometry: PatchGeometry, *, scale: tuple[float, float], ratio: tuple[float, float]
+    count: int,
+    geometry: PatchGeometry,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    interpolation: str,
 ) -> MultiscaleCrops:
+    check_known('multiscale.interpolation', interpolation, INTERPOLATIONS)
     if geometry.resize < 1:
         raise InputError('crops=multiscale has crops of many sizes: give patches.resize=SIDE')
-    return MultiscaleCrops(count, geometry.resize, scale, ratio)
+    return MultiscaleCrops(count, geometry.resize, scale, ratio, interpolation)
 
 
 CROPS = {'fixed': FixedCrops, 'multiscale': _multiscale}  # 'multiscale' is RandomResizedCrop

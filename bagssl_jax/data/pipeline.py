@@ -208,7 +208,9 @@ class _RandomPatches(grain.transforms.RandomMap):
         boxes = self.crops.boxes(draws, heights, widths)
         if self.crop_on == 'device':
             return TrainBatch({'images': np.asarray(images), 'boxes': boxes}, unreadable)
-        patches = cut(images, boxes, resize=self.crops.resize)
+        patches = cut(
+            images, boxes, resize=self.crops.resize, interpolation=self.crops.interpolation
+        )
         return TrainBatch({'patches': patches}, unreadable)
 
 

@@ -11,7 +11,7 @@ from bagssl_jax.probes.label_free import alignment, rankme, uniformity
 from bagssl_jax.probes.labels import few, parse_labels
 from bagssl_jax.probes.linear import fit_linear
 from bagssl_jax.probes.scores import Score
-from bagssl_jax.probes.sgd import Batches, fit_sgd
+from bagssl_jax.probes.sgd import Batches, Setting, fit_sgd
 
 ALL = 'all'
 Row = dict[str, Any]
@@ -92,6 +92,29 @@ def _sgd(case: Case, *, epochs: int) -> list[Row]:
     return [_row('sgd', found.score, found.chosen._asdict())]
 
 
+def _sgd_empssl(case: Case) -> list[Row]:
+    """EMP-SSL's linear head (tsb0601/EMP-SSL, func.py): one setting, and its last epoch.
+
+    SGD of learning rate 0.03 with momentum that is not Nesterov's, batches of 100, weight decay
+    5e-5, a cosine an epoch over 100, features as they are. It starts at zero, theirs at nn.Linear's
+    random numbers: the objective is convex.
+    """
+    setting = Setting(0.03 * 256 / 100, 5e-5)
+    found = fit_sgd(
+        *case.splits,
+        num_classes=case.num_classes,
+        settings=[setting],
+        epochs=100,
+        batch_size=100,
+        standardise=False,
+        nesterov=False,
+        by_epoch=True,
+        holdout=0,
+        seed=case.seed,
+    )
+    return [_row('sgd_empssl', found.score, setting._asdict())]
+
+
 def _sgd_augmented(case: Case, *, epochs: int) -> list[Row]:
     """The linear probe that sees fresh random crops in every epoch, where there are any."""
     if case.fresh_crops is None:
@@ -155,6 +178,7 @@ class Probe(NamedTuple):
 PROBES: dict[str, Probe] = {
     'linear': Probe(_linear, few_labels=True),
     'sgd': Probe(_sgd, few_labels=True),
+    'sgd_empssl': Probe(_sgd_empssl, few_labels=True),
     'knn': Probe(_knn, few_labels=True),
     'sgd_augmented': Probe(_sgd_augmented, few_labels=False),
     'alignment': Probe(_alignment, few_labels=False),

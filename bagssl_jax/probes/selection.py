@@ -68,14 +68,14 @@ def choose_and_score(
       grid: settings, named tuples; of equally good ones the earlier is taken.
       fit: of training rows, bool [n], and settings.
       num_classes: c.
-      holdout: share of each class that selects, in (0, 1).
+      holdout: share of each class that selects, in (0, 1); 0 where there is nothing to select.
       fixed: a setting that is scored beside the chosen one.
 
     Raises:
       ValueError: an unusable holdout.
     """
     train_x, train_y, test_x, test_y = splits
-    held = held_out(train_y, holdout)
+    held = held_out(train_y, holdout) if holdout else np.zeros(len(train_y), bool)
     chosen, validation = fixed or grid[0], {}
     if held.any():
         found = fit(~held, grid).ranks(train_x, train_y, held)

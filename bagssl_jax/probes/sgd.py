@@ -58,6 +58,8 @@ class Sweep(NamedTuple):
     weight_decay: jax.Array  # float32 [s]
     step: jax.Array  # int32 []
     steps: jax.Array  # int32 [], in the whole training
+    held: jax.Array  # int32 [], steps in a row that have the same learning rate
+    nesterov: jax.Array  # bool []
 
 
 def fit_sgd(
@@ -71,6 +73,8 @@ def fit_sgd(
     epochs: int = 100,
     batch_size: int = BATCH_SIZE,
     standardise: bool = True,
+    nesterov: bool = True,
+    by_epoch: bool = False,
     holdout: float = 0.1,
     seed: int = 0,
     augmented: Batches | None = None,
@@ -105,7 +109,10 @@ def fit_sgd(
       epochs: of the selection, and of the refit.
       batch_size: all rows where there are fewer.
       standardise: see above.
-      holdout: share of each class that selects, in (0, 1).
+      nesterov: whether the momentum is Nesterov's.
+      by_epoch: whether the cosine steps once an epoch, as PyTorch's schedulers are usually called,
+        or with every batch.
+      holdout: share of each class that selects, in (0, 1), or 0 of a grid of one.
       seed: of the shuffles.
       augmented: (training rows int64 [r], epoch) -> the epoch's batches (features float [b d] and
         labels int [b], b = min(batch_size, r), r // b of them), of fresh random crops of those
@@ -143,6 +150,8 @@ def fit_sgd(
             num_classes=num_classes,
             batch_size=size,
             steps=epochs * (len(rows) // size),
+            held=len(rows) // size if by_epoch else 1,
+            nesterov=nesterov,
         )
         if augmented is None and on_device is not None:
             sweep = _train(
@@ -168,7 +177,14 @@ def fit_sgd(
 
 
 def start(
-    settings: Sequence[Setting], *, width: int, num_classes: int, batch_size: int, steps: int
+    settings: Sequence[Setting],
+    *,
+    width: int,
+    num_classes: int,
+    batch_size: int,
+    steps: int,
+    held: int = 1,
+    nesterov: bool = True,
 ) -> Sweep:
     """Classifiers at zero, of features of `width`, to be trained for `steps` batches."""
     count = len(settings)
@@ -183,6 +199,8 @@ def start(
         weight_decay=jnp.asarray(decays),
         step=jnp.int32(0),
         steps=jnp.int32(steps),
+        held=jnp.int32(held),
+        nesterov=jnp.asarray(nesterov),
     )
 
 
@@ -192,7 +210,8 @@ def update(sweep: Sweep, x: jax.Array, y: jax.Array) -> Sweep:
 
     With g the gradient of the mean cross-entropy plus weight_decay times the parameters:
     velocity = momentum velocity + g, parameters -= rate (g + momentum velocity), as in
-    torch.optim.SGD(nesterov=True); after `steps` the rate is 0.
+    torch.optim.SGD(nesterov=True), or without `nesterov` -= rate velocity; after `steps` the rate
+    is 0.
     """
     width, settings, classes = sweep.weights.shape
     x = jnp.asarray(x, jnp.float32)
@@ -203,7 +222,7 @@ def update(sweep: Sweep, x: jax.Array, y: jax.Array) -> Sweep:
         _matmul(x.T, errors.reshape(len(x), -1)).reshape(width, settings, classes),
         (errors.sum(0)),
     )
-    done = jnp.minimum(sweep.step / sweep.steps, 1.0)
+    done = jnp.minimum(sweep.step // sweep.held * sweep.held / sweep.steps, 1.0)
     rate = sweep.learning_rate[:, None] * (1 + jnp.cos(jnp.pi * done)) / 2
 
     def moved(parameters, velocity, gradient):
@@ -211,7 +230,8 @@ def update(sweep: Sweep, x: jax.Array, y: jax.Array) -> Sweep:
         decay = sweep.weight_decay.reshape(*shape, -1, 1)
         gradient = gradient + decay * parameters
         velocity = MOMENTUM * velocity + gradient
-        return parameters - rate.reshape(*shape, -1, 1) * (gradient + MOMENTUM * velocity), velocity
+        step = jnp.where(sweep.nesterov, gradient + MOMENTUM * velocity, velocity)
+        return parameters - rate.reshape(*shape, -1, 1) * step, velocity
 
     weights, weights_velocity = moved(sweep.weights, sweep.velocity[0], gradients[0])
     bias, bias_velocity = moved(sweep.bias, sweep.velocity[1], gradients[1])

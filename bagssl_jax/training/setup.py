@@ -244,6 +244,10 @@ def _make_cut(
             f'data.crop_on={config.data.crop_on} needs images of one size, and those of '
             f'{config.data.name} {config.data.train_split} may differ: leave data.crop_on=host'
         )
+    if config.crops == 'multiscale' and config.multiscale.interpolation != 'area':
+        raise InputError(
+            f'multiscale.interpolation={config.multiscale.interpolation} is for data.crop_on=host'
+        )
     size = geometry.side(*image_shape) if config.crops == 'fixed' else 0
     return lambda inputs: device_crops.cut(
         inputs['images'], inputs['boxes'], size=size, resize=geometry.resize

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -18,6 +18,7 @@ from bagssl_jax.evaluation.plan import Pass, Plan
 from bagssl_jax.evaluation.scoring import Case, score_all
 from bagssl_jax.parallel import dealt, own_part
 from bagssl_jax.probes.sgd import Batches
+from bagssl_jax.records import note
 from bagssl_jax.runs import Run
 
 
@@ -64,6 +65,8 @@ def evaluate(plan: Plan, run: Run) -> None:
                 )
                 for images in (plan.train, plan.test)
             )
+            if not rows:
+                _warn_of_classes(train_labels, test_labels, plan.train.class_names)
             for key, features in train_features.items():
                 name, space, representation = key
                 case = Case(
@@ -127,6 +130,25 @@ def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:
                 f'data.dir={plan.dataset.directory} has not the {len(old)} classes that the run in '
                 f'{run} was trained on ({example!r} differs): probe it on those'
             )
+
+
+def _warn_of_classes(
+    train_labels: np.ndarray, test_labels: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Says in one line what makes accuracies mean little; nothing where nothing does."""
+    train, test = set(train_labels.tolist()), set(test_labels.tolist())
+    if unseen := sorted(test - train):
+        count = int(np.isin(test_labels, unseen).sum())
+        listed = ', '.join(class_names[label] for label in unseen[:3]) + ', ...' * (len(unseen) > 3)
+        note(
+            f'{count:,} of {len(test_labels):,} test images are of {len(unseen):,} classes of '
+            f'which no training image is ({listed}): they count as wrong'
+        )
+    elif len(test) == 1:
+        note(
+            f'all {len(test_labels):,} test images are of one class ({class_names[test.pop()]}): '
+            'their accuracy does not say how well classes are told apart'
+        )
 
 
 def _batches(

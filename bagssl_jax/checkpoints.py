@@ -56,8 +56,17 @@ class Checkpoints:
                 run.checkpoints.mkdir(parents=True, exist_ok=True)
                 _remove_unfinished(run)
 
-    def save(self, step: int, items: Mapping[str, Tree], position: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Tree],
+        position: dict[str, Any],
+        *,
+        spared: int | None = None,
+    ) -> None:
         """Starts saving, and returns when the arrays may be overwritten. A saved step stays.
+
+        So does `spared`, a step that is kept beside the newest ones.
 
         Raises:
           InputError: the save before could not be written.
@@ -68,7 +77,9 @@ class Checkpoints:
             return
         meta = copy.deepcopy({'digests': digests, 'position': position, 'manifest': manifests.NAME})
         # They are replicated: this process has all of them.
-        self._under_way = self._thread.submit(self._write, step, jax.device_get(dict(items)), meta)
+        self._under_way = self._thread.submit(
+            self._write, step, jax.device_get(dict(items)), meta, spared
+        )
 
     def restore_newest(self, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
         """The newest undamaged checkpoint, for training to go on from.
@@ -109,7 +120,9 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def _write(self, step: int, arrays: Mapping[str, Tree], meta: Mapping[str, Any]) -> None:
+    def _write(
+        self, step: int, arrays: Mapping[str, Tree], meta: Mapping[str, Any], spared: int | None
+    ) -> None:
         directory = self._run.checkpoints
         place = directory / str(step)
         with writing(place):
@@ -121,7 +134,8 @@ class Checkpoints:
                 else:
                     draft.rename(place)
             for old in self._run.steps()[: -self._keep]:
-                _remove(directory / str(old))
+                if old != spared:
+                    _remove(directory / str(old))
 
 
 def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:

@@ -188,7 +188,11 @@ def declared() -> dict[str, Any]:
     train.monitor_every = within(0.0, 0, 1e6)
     # Steps; the last step is always saved
     train.checkpoint_every = within(500, 1, 10**9)
-    train.keep = within(2, 1, 10**6)  # checkpoints; older ones are deleted
+    # At an update that is not finite: 'stop', or 'skip' it, `most_skipped` times in all, and go on
+    train.on_nonfinite = 'stop'
+    train.most_skipped = within(100, 0, 10**9)
+    # Checkpoints; older ones are deleted, but for the last from before a collapse
+    train.keep = within(2, 1, 10**6)
 
     config.probe = probe = ConfigDict()
     probe.after_training = True  # run the probes when the training ends

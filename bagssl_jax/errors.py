@@ -112,18 +112,24 @@ def out_of_memory(error: Exception) -> str | None:
     return f'out of memory{what}: {_LESS}'
 
 
-def memory_shortage(needed: float, available: float) -> str:
-    """One line that says how many of the bytes that are needed are missing, and what helps."""
+def memory_shortage(needed: float, available: float, place: str = 'of a device') -> str:
+    """One line that says how many of the bytes that are needed are missing, and what helps.
+
+    Args:
+      needed: bytes.
+      available: bytes.
+      place: whose the available ones are.
+    """
     needed, available = needed / 2**30, available / 2**30
     return (
         f'{needed:.2f} GiB of memory are needed, {needed - available:.2f} more than the '
-        f'{available:.2f} of a device: {_LESS}'
+        f'{available:.2f} {place}: {_LESS}'
     )
 
 
 _UNITS = {'M': 2**20, 'G': 2**30}
 _LESS = (
     'fewer images or patches at a time (data.batch_size, patches.count; probe.batch_size for '
-    'embeddings), train.accumulate=2 or more, encoder.remat=norms, encoder.dtype=bfloat16, or more '
-    'devices, need less'
+    'embeddings), narrower networks (encoder.width, projector.widths), train.accumulate=2 or more, '
+    'encoder.remat=norms, encoder.dtype=bfloat16, or more devices, need less'
 )

@@ -1,7 +1,6 @@
 """What a number in a configuration may be, declared beside its default."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,6 +107,4 @@ def check_all(declared: Mapping[str, Any], config: Mapping[str, Any], prefix: st
 
 
 def _short(number: Number) -> str:
-    if isinstance(number, int) or not math.isfinite(number):
-        return f'{number:,}' if abs(number) < 1_000_000 else f'{number:.6g}'
-    return f'{number:g}'
+    return f'{number:,}' if isinstance(number, int) else f'{number:g}'

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import socket
 import struct
 import sys
@@ -85,12 +86,16 @@ class Recorder:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes a row of a step, and shows its loss, or its first number where it has none.
 
+        What is not finite is null in the file: JSON has no other word for it.
+
         Raises:
           InputError: it cannot be written.
         """
         if not self._enabled:
             return
-        self._rows.append((json.dumps({'step': step, **metrics}) + '\n').encode())
+        finite = {name: x if math.isfinite(x) else None for name, x in metrics.items()}
+        row = json.dumps({'step': step, **finite}, allow_nan=False)
+        self._rows.append(f'{row}\n'.encode())
         scalars = [summary.scalar(name, value) for name, value in metrics.items()]
         self._tell(*(Event(step=step, summary=scalar) for scalar in scalars))
         name = 'loss' if 'loss' in metrics else next(iter(metrics))

@@ -29,6 +29,8 @@ FREE_KEYS = (
     'train.monitor_every',
     'train.checkpoint_every',
     'train.keep',
+    'train.on_nonfinite',
+    'train.most_skipped',
     'probe.',
     'analysis.',
     'benchmark.',

@@ -22,7 +22,7 @@ FLOORS = [
         'device_crops',
         'records',
     ],
-    ['parallel', 'runs', 'group'],
+    ['memory', 'parallel', 'runs', 'group'],
     ['processes'],
     ['defaults', 'manifests', 'locks'],
     ['ranges', 'storage'],

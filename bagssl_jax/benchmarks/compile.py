@@ -11,13 +11,14 @@ from ml_collections import ConfigDict
 
 from bagssl_jax.benchmarks.collectives import collective_bytes, sent_bytes
 from bagssl_jax.benchmarks.peaks import Peaks, device_peaks
-from bagssl_jax.benchmarks.programs import compile_program, program_bytes
+from bagssl_jax.benchmarks.programs import compile_program
 from bagssl_jax.benchmarks.stages import STAGES, Split, Work
 from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.benchmarks.traffic import hbm_bytes
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError, check_known, memory_shortage
+from bagssl_jax.memory import program_bytes
 from bagssl_jax.parallel import make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from bagssl_jax.errors import InputError, out_of_memory
+from bagssl_jax.memory import program_bytes
 
 
 def compile_program(lowered: jax.stages.Lowered, what: str) -> tuple[jax.stages.Compiled, float]:
@@ -28,16 +29,6 @@ def compile_program(lowered: jax.stages.Lowered, what: str) -> tuple[jax.stages.
             raise InputError(f'{what}: {shortage}') from None
         raise
     return compiled, time.perf_counter() - start
-
-
-def program_bytes(compiled: jax.stages.Compiled, platform: str) -> int:
-    """Bytes of a device's memory that a program takes at most, by the compiler's account."""
-    memory = compiled.memory_analysis()
-    if platform != 'cpu':
-        return memory.peak_memory_in_bytes
-    # Whose peak lacks the temporaries.
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def peak_memory(compiled: jax.stages.Compiled, devices: Sequence[jax.Device]) -> dict[str, Any]:

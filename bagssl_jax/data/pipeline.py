@@ -15,7 +15,7 @@ import numpy as np
 
 from bagssl_jax.data.crops import RandomCrops
 from bagssl_jax.data.cut import cut
-from bagssl_jax.data.prefetch import prefetched
+from bagssl_jax.data.prefetch import ahead, prefetched
 from bagssl_jax.data.reading import read_or_replace, unreadable_image
 from bagssl_jax.data.sources import Source
 from bagssl_jax.data.views import View
@@ -139,6 +139,11 @@ def bag_batches(
                     raise unreadable_image(source, int(unreadable.max()), min_side=view.min_side)
                 patches, labels = patches[read], labels[read]
             yield Bags(patches, labels, unreadable[~read])
+
+
+def batches_ahead(source: Source, workers: int) -> int:
+    """How many batches of `source` are made before they are asked for, at most."""
+    return ahead(_threads(source), workers)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -15,6 +15,8 @@ from absl import flags
 
 from bagssl_jax.errors import WorkerDied
 
+PER_WORKER = 2  # batches in advance
+
 
 def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterator[Any]:
     """Iterates over whole batches, some of them made in advance.
@@ -30,14 +32,16 @@ def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterato
     Raises:
       WorkerDied: a worker process ended before its time.
     """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead(threads, 0))
     if not workers:
         iterator = iter(batches.to_iter_dataset(options))
     else:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain hands absl's flags to its worker processes
         one_ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        processes = grain.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=PER_WORKER
+        )
         dataset = batches.to_iter_dataset(one_ahead)
         iterator = iter(dataset.mp_prefetch(processes, worker_init_fn=_start_worker))
     try:
@@ -61,6 +65,11 @@ def prefetched(batches: grain.MapDataset, threads: int, workers: int) -> Iterato
         raise
     finally:
         iterator.close()
+
+
+def ahead(threads: int, workers: int) -> int:
+    """How many batches are made in advance, at most; arguments as for `prefetched`."""
+    return PER_WORKER * workers or threads + 2
 
 
 def _copied(batch: Any) -> Any:

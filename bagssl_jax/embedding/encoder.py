@@ -17,6 +17,7 @@ from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data.cut import Pixels, cut
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
+from bagssl_jax.memory import program_bytes, refuse_shortage, tree_bytes
 from bagssl_jax.models import Networks, init_variables, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated, sharded_shapes
 from bagssl_jax.runs import Run
@@ -164,9 +165,13 @@ class FrozenEncoder:
 
         Returns:
           space -> float32 [b p d].
+
+        Raises:
+          InputError: a forward pass does not fit into the memory that there is.
         """
         shape = bags.shape[:2]
         patches = bags.reshape(-1, *bags.shape[2:])  # [b p h w c] -> [n h w c]
+        self.check_memory(patches.shape[1:3], spaces, flip=flip)
         run = functools.partial(
             embed_chunk, self.networks, self.variables, spaces=tuple(spaces), flip=flip
         )
@@ -180,6 +185,49 @@ class FrozenEncoder:
         return jax.tree.map(
             lambda x: x[: len(patches)].reshape(*shape, -1), vectors
         )  # [n d] -> [b p d]
+
+    def check_memory(
+        self, shape: tuple[int, int], spaces: Sequence[str] = ('h',), *, flip: bool = False
+    ) -> None:
+        """Raises InputError where a forward pass does not fit into the memory that there is.
+
+        The compiler tells, once for every shape; the forward pass finds what was compiled. The
+        variables may be shapes alone.
+
+        Args:
+          shape: (height, width) of the patches.
+          spaces, flip: as for `embed_bags`.
+        """
+        asked = tuple(shape), tuple(spaces), flip
+        if asked in self._fitting:
+            return
+        pixels = (self.chunk, *shape, 3)
+        compiled = embed_chunk.lower(
+            self.networks,
+            self.variables,
+            jax.ShapeDtypeStruct(pixels, np.uint8, sharding=batch_sharded(self.mesh)),
+            spaces=tuple(spaces),
+            flip=flip,
+        ).compile()
+        parameters = tree_bytes(self.variables)
+        are_there = isinstance(jax.tree.leaves(self.variables)[0], jax.Array)
+        needed = program_bytes(compiled, self.mesh.devices.flat[0].platform)
+        refuse_shortage(
+            f'embedding {self.chunk:,} patches of {shape[0]}x{shape[1]} pixels at a time',
+            on_device={
+                'parameters': parameters,
+                'the rest of a forward pass': needed - parameters,
+            },
+            on_host={'pixels': math.prod(pixels)},
+            devices=self.mesh.local_devices,
+            held=parameters if are_there else 0,
+        )
+        self._fitting.add(asked)
+
+    @functools.cached_property
+    def _fitting(self) -> set[tuple]:
+        """What `check_memory` has been asked, and has passed."""
+        return set()
 
     def embed_each(self, bags: Iterable[np.ndarray], space: str) -> Iterator[np.ndarray]:
         """Embeds bags one after the other, with the next ones asked for in advance.

@@ -51,6 +51,7 @@ def embed_folder(
     check_out(out)
     encoder = load_encoder(Run.at(workdir), chunk=chunk)
     encoder.check(patches, space)
+    encoder.check_memory((encoder.geometry.input_side,) * 2, (space,))
     source = load_files(images)
     noted = {'step': encoder.step, 'patches': patches, 'space': space}
     settings = noted | {

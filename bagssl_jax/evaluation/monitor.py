@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 from ml_collections import ConfigDict
 
 from bagssl_jax.data.datasets import Dataset
@@ -9,13 +10,15 @@ from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.bags import grid_layout, represent
 from bagssl_jax.embedding.encoder import FrozenEncoder, Variables
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_networks
+from bagssl_jax.models import init_variables, make_networks
 from bagssl_jax.parallel import (
     check_batch_size,
     dealt,
     local_mesh,
     make_mesh,
     own_part,
+    replicated,
+    sharded_shapes,
     to_local,
 )
 from bagssl_jax.probes.knn import knn
@@ -35,7 +38,7 @@ def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], 
     mean of h over 4 patches. The test split is not touched, so that this may guide a choice.
 
     Raises:
-      InputError: the split has no labels.
+      InputError: the split has no labels, or there is too little memory.
     """
     chunk = config.probe.batch_size
     check_batch_size(chunk, make_mesh(), 'probe.batch_size')
@@ -46,9 +49,12 @@ def make_monitor(config: ConfigDict, dataset: Dataset) -> Callable[[Variables], 
     part = images.part(IMAGES, seed=config.seed)
     geometry = PatchGeometry.of(config.patches)
     layout = grid_layout(geometry, (PATCHES,), ('mean',))
-    nothing = FrozenEncoder(
-        make_networks(config), {}, geometry, local_mesh(), own_part(chunk), step=0
-    )
+    networks, mesh = make_networks(config), local_mesh()
+    side = geometry.resize or geometry.side(*images.example_shape())
+    nothing = FrozenEncoder(networks, {}, geometry, mesh, own_part(chunk), step=0)
+    shapes = jax.eval_shape(lambda: init_variables(networks, 0, side=geometry.input_side))
+    shapes = sharded_shapes({'encoder': shapes['encoder']}, replicated(mesh))
+    nothing.with_variables(shapes).check_memory((side, side))  # now, and not after an epoch
     batch_size = max(1, chunk // PATCHES)
     on_error = config.data.on_error
 

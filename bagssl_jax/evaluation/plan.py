@@ -13,6 +13,7 @@ from bagssl_jax.data.views import Center, View, Whole
 from bagssl_jax.embedding.bags import Layout, grid_layout, random_layout, single_layout
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.settings import check_settings
+from bagssl_jax.memory import refuse_shortage
 from bagssl_jax.parallel import make_mesh
 
 
@@ -107,12 +108,27 @@ def _passes(config: ConfigDict, images: Images) -> tuple[Pass, ...]:
     side = geometry.side(*images.example_shape())
     shape = images.image_shape or (probe.whole_size, probe.whole_size)
     patches = {'patches': probe.batch_size, 'side': geometry.resize or side}
+    _check_memory(probe.batch_size * patches['side'] ** 2)
     passes = {
         'bag': lambda: _bag_pass(probe, geometry, config.seed),
         'whole': lambda: _single_pass('whole', Whole(*shape), shape, **patches),
         'center': lambda: _single_pass('center', Center(*shape), shape, **patches),
     }
     return tuple(passes[view]() for view in probe.views)
+
+
+def _check_memory(pixels: int) -> None:
+    """Raises InputError where so many pixels, as bytes and as the networks take them, do not fit.
+
+    What a forward pass needs beside them is known when there is an encoder.
+    """
+    mesh = make_mesh()
+    refuse_shortage(
+        'probing',
+        on_device={'patches of probe.batch_size': pixels * 3 * (1 + 4) // mesh.size},
+        on_host={'their pixels': pixels * 3},
+        devices=mesh.local_devices,
+    )
 
 
 def _probed_geometry(config: Mapping[str, Any]) -> PatchGeometry:

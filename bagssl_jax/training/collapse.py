@@ -1,9 +1,25 @@
 """Signs of collapse: how far, and along how many directions, a set of vectors is spread."""
 
+import math
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from bagssl_jax.parallel import mean_over
+
+LEAST_RANK = 0.25  # of the highest so far, below which a representation counts as collapsed
+
+
+def is_collapsed(found: Mapping[str, float], highest: float) -> bool:
+    """Whether a look at the embeddings tells that they have collapsed.
+
+    Args:
+      found: 'h_std' and 'h_effective_rank', as of `make_spread_step`.
+      highest: effective rank that the training has had.
+    """
+    rank = found['h_effective_rank']
+    return not (0 < found['h_std'] < math.inf and LEAST_RANK * highest <= rank < math.inf)
 
 
 def spread(x: jax.Array, *, axis_name: str | None = None) -> dict[str, jax.Array]:

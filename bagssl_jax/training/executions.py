@@ -71,11 +71,16 @@ def make_execute(step: Step, *, longest: int) -> Execute:
 
     Returns:
       (state, inputs as by `stacked`, number of steps, inputs that all steps share) -> (state,
-      metrics), the state donated. The metrics are [] of one step or [longest], of which the
-      number of steps are meant.
+      metrics), the state donated; it has the method `lower` of jitted functions. The metrics are
+      [] of one step or [longest], of which the number of steps are meant.
     """
     if longest == 1:
-        return lambda state, inputs, count, shared: step(state, {**inputs, **shared})
+
+        def single(state, inputs, count, shared):
+            return step(state, {**inputs, **shared})
+
+        single.lower = lambda state, inputs, count, shared: step.lower(state, {**inputs, **shared})
+        return single
 
     @functools.partial(jax.jit, donate_argnums=0)
     def execute(state, inputs, count, shared):

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,10 +30,12 @@ from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
 from bagssl_jax.signals import Deferral
 from bagssl_jax.training.agreement import hear
+from bagssl_jax.training.collapse import is_collapsed
 from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
+from bagssl_jax.training.fit import check_execution
+from bagssl_jax.training.nonfinite import mean_row, read_rows, refuse_nonfinite
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
-from bagssl_jax.training.steps import Metrics
 
 Monitor = Callable[[Any], dict[str, float]]
 
@@ -64,6 +65,16 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     longest = min(config.train.steps_per_execution, total)
     execute = make_execute(training.step, longest=longest)
     look_at = make_look(training.spread, longest=longest)
+    check_execution(
+        config,
+        execute,
+        state,
+        training.inputs,
+        training.shared,
+        training.images,
+        training.mesh,
+        longest=longest,
+    )
 
     def is_monitored(step):
         return monitor is not None and step % training.monitor_every == 0
@@ -81,10 +92,13 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
+        skipped, highest, sound = 0, 0.0, None  # sound: the last step saved that was not collapsed
         if restored := checkpoints.restore_newest(to_items(state)):
             start, items, position = restored
             state, unlogged = from_items(items), position['unlogged']
             unreadable = set(position['unreadable'])
+            skipped = position.get('skipped', 0)  # which older versions did not know, as the next
+            highest, sound = position.get('highest', 0.0), position.get('sound')
         _announce(config, training, start)
         recorder = Recorder(
             run,
@@ -108,11 +122,23 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
                 unreadable.add(index)
 
         def save(step):
-            position = {'unlogged': unlogged, 'unreadable': sorted(unreadable)}
-            checkpoints.save(step, to_items(state), position)
+            position = {
+                'unlogged': unlogged,
+                'unreadable': sorted(unreadable),
+                'skipped': skipped,
+                'highest': highest,
+                'sound': sound,
+            }
+            checkpoints.save(step, to_items(state), position, spared=sound)
+
+        def read():
+            nonlocal skipped
+            rows, skipped = read_rows(under_way, skipped=skipped, at_most=config.train.most_skipped)
+            unlogged.extend(rows)
+            under_way.clear()
 
         def save_all(step):
-            unlogged.extend(_finite(under_way))
+            read()
             save(step)
 
         several = jax.process_count() > 1
@@ -126,6 +152,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         leave_out(training.unreadable)
         if start and is_monitored(start):
             look(start)
+        skips = config.train.on_nonfinite == 'skip'
         under_way = []  # executions of which the metrics are on the devices
         # At most so many: memory stays bounded, and the progress bar honest. On the CPUs of several
         # processes, collectives of two executions could wait for each other.
@@ -157,15 +184,18 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             due = step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0
             if due or log:
-                unlogged += _finite(under_way)
-                under_way = []
-            if log:
-                row = {name: float(np.mean([m[name] for m in unlogged])) for name in unlogged[0]}
+                read()
                 spread = jax.device_get(look_at(state, inputs, len(steps), training.shared))
-                row |= {name: float(value) for name, value in spread.items()}
-                recorder.log(step, {**row, 'learning_rate': float(training.schedule(step - 1))})
+                if not skips:
+                    refuse_nonfinite(step, spread)
+            if log:
+                row = mean_row(unlogged) | {name: float(value) for name, value in spread.items()}
+                row['learning_rate'] = float(training.schedule(step - 1 - skipped))
+                recorder.log(step, row | ({'skipped': skipped} if skips else {}))
                 unlogged = []
             if due:
+                if not is_collapsed(spread, highest):
+                    sound, highest = step, max(highest, float(spread['h_effective_rank']))
                 save(step)
             if is_monitored(step):
                 if number := hear_of_signals():
@@ -258,22 +288,3 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
         f'on {devices}',
         file=sys.stderr,
     )
-
-
-def _finite(under_way: list[tuple[range, Metrics]]) -> list[dict[str, float]]:
-    """The metrics of each step of some executions; InputError for a non-finite one."""
-    rows = []
-    for steps, metrics in jax.device_get(under_way):
-        for place, step in enumerate(steps):
-            row = {name: float(np.ravel(value)[place]) for name, value in metrics.items()}
-            broken = [name for name in row if name != 'loss' and not math.isfinite(row[name])]
-            if broken or not math.isfinite(row['loss']):
-                raise alike(
-                    InputError(
-                        f'step {step}: {", ".join(broken) or "loss"} is not finite. The '
-                        'checkpoints so far are kept: in a new workdir, lower '
-                        'optimizer.learning_rate or lengthen optimizer.warmup_epochs'
-                    )
-                )
-            rows.append(row)
-    return rows

@@ -27,6 +27,8 @@ from bagssl_jax.parallel import (
     sharded_shapes,
     to_global,
 )
+from bagssl_jax.training.fit import check_shapes
+from bagssl_jax.training.nonfinite import ON_NONFINITE
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.resident import from_resident, load_resident, resident_shape
 from bagssl_jax.training.state import TrainState, create_state
@@ -77,6 +79,7 @@ class Training(NamedTuple):
     state: TrainState | None  # fresh; None once the loop has taken it
     step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
     spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
+    inputs: Inputs  # of a step: their shapes, as in `Program`
     shared: Inputs  # that every step takes beside its batch: 'resident' images, if any
     unreadable: tuple[int, ...]  # the numbers of images of which that is known from the start
 
@@ -98,6 +101,9 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
     count = len(images.source)
     program = make_program(config, mesh, images=count, image_shape=images.image_shape)
+    longest = min(config.train.steps_per_execution, program.total_steps)
+    shapes = program.state_shapes(mesh)
+    check_shapes(config, shapes, program.inputs, images, mesh, longest=longest)
     shared, unreadable = {}, ()
     if config.data.crop_on == 'resident':
         shared['resident'], unreadable = load_resident(
@@ -113,6 +119,7 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         to_global(program.init(), mesh),
         program.step,
         program.spread,
+        program.inputs,
         shared,
         unreadable,
     )
@@ -171,6 +178,7 @@ def make_program(
         objective,
         optimizer,
         cosine_momentum(config.target.momentum, scheduled),
+        skip_nonfinite=config.train.on_nonfinite == 'skip',
         **options,
     )
     spread = make_spread_step(networks, **options)
@@ -203,6 +211,7 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
     check_batch_size(config.data.batch_size, mesh, 'data.batch_size')
     check_known('data.on_error', config.data.on_error, pipeline.ON_ERROR)
     check_known('data.crop_on', config.data.crop_on, pipeline.CROP_ON)
+    check_known('train.on_nonfinite', config.train.on_nonfinite, ON_NONFINITE)
     parts = mesh.size * config.train.accumulate
     if config.data.batch_size % parts:
         raise InputError(

@@ -14,9 +14,9 @@ from bagssl_jax.objectives import Objective
 from bagssl_jax.parallel import DATA_AXIS
 from bagssl_jax.training.accumulation import in_parts
 from bagssl_jax.training.collapse import spread
+from bagssl_jax.training.nonfinite import Metrics, unless_nonfinite
 from bagssl_jax.training.state import TrainState, Variables
 
-Metrics = dict[str, jax.Array]
 Inputs = dict[str, jax.Array]
 Cut = Callable[[Inputs], jax.Array]
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -34,6 +34,7 @@ def make_train_step(
     mesh: Mesh,
     accumulate: int = 1,
     by_index: bool = False,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]:
     """One update on one global batch, over all devices of `mesh`.
 
@@ -57,6 +58,8 @@ def make_train_step(
       mesh: the data mesh.
       accumulate: parts of a batch, at least 1; must divide the images of a device. Image i is of
         part i mod `accumulate`.
+      skip_nonfinite: leave updates out that are not finite, by `unless_nonfinite`, which adds a
+        metric.
 
     Returns:
       (state, inputs of the global batch) -> (state, metrics), jitted; the state is donated.
@@ -111,13 +114,14 @@ def make_train_step(
                 }
                 for name, variables in state.target.items()
             }
-        state = TrainState(
+        new = TrainState(
             step=state.step + 1,
             online={name: {'params': params[name], 'batch_stats': stats[name]} for name in params},
             target=target,
             opt_state=opt_state,
         )
-        return state, {'loss': loss, **terms, 'gradient_norm': optax.tree.norm(grads)}
+        metrics = {'loss': loss, **terms, 'gradient_norm': optax.tree.norm(grads)}
+        return unless_nonfinite(new, state, metrics) if skip_nonfinite else (new, metrics)
 
     return jax.jit(_over_devices(update, mesh, outputs=2), donate_argnums=0)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from bagssl_jax import processes
-from bagssl_jax.defaults import CHOICES, check_ranges, get_config
+from bagssl_jax.defaults import CHOICES, check_ranges, declared, get_config
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.ranges import Range
 from bagssl_jax.runs import Run
@@ -67,7 +67,8 @@ def parse(
     rest = _parsed(second, [_quoted(argument, defaults) for argument in arguments])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
-    tuples = {key: _like(default, config[key], key) for key, default in defaults.items()}
+    kinds = _kinds_of_items(defaults)
+    tuples = {key: _like(kinds[key], config[key], key) for key in defaults}
     config.update_from_flattened_dict(tuples)
     check_ranges(config.to_dict())
     config.data.dir = os.path.expanduser(config.data.dir)  # no shell does so behind an =
@@ -258,9 +259,19 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: {} if value is empty_node else value for key, value in flat.items()}
 
 
-def _like(default: tuple, items: tuple, key: str) -> tuple:
-    """The items as the type of the default's, exactly; InputError where that cannot be."""
-    kind = type(default[0]) if default else str
+def _kinds_of_items(defaults: Mapping[str, tuple]) -> dict[str, type]:
+    """Of what type the items of each tuple are; floats, of numbers whose default is no item."""
+    ranges = _flat(declared())
+    kinds = {}
+    for key, default in defaults.items():
+        is_number = isinstance(ranges.get(key), Range)
+        known = ranges[key].default if is_number else default
+        kinds[key] = type(known[0]) if known else float if is_number else str
+    return kinds
+
+
+def _like(kind: type, items: tuple, key: str) -> tuple:
+    """The items as that type, exactly; InputError where that cannot be."""
     if kind is str:
         return tuple(_words(','.join(map(str, items))))
     numbers = [item for item in items if isinstance(item, int | float)]

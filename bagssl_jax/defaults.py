@@ -334,7 +334,8 @@ def _laid_over(default: Any, value: Any, key: str) -> Any:
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple):
             raise InputError(f'{key}={value!r} must be a list')
-        return tuple(_laid_over(default[0], item, key) for item in value)
+        like = default[0] if default else 0.0  # those without an item are of numbers
+        return tuple(_laid_over(like, item, key) for item in value)
     words, kinds = _KINDS[type(default)]
     # Python takes True for 1.
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):

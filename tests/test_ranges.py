@@ -17,7 +17,7 @@ NUMBERS = {
     key: value
     for key, value in DEFAULTS.items()
     if not isinstance(value, bool | str)
-    and not (isinstance(value, tuple) and isinstance(value[0], str))
+    and not (isinstance(value, tuple) and value and isinstance(value[0], str))
 }
 RANGES = flatten_dict(declared(), sep='.')
 
@@ -41,7 +41,7 @@ def test_numbers_beyond_every_sense_are_one_line_that_names_the_key(key):
     if isinstance(NUMBERS[key], int):
         wrong += ['1.5', str(-(10**30)), str(10**400)]
     if isinstance(NUMBERS[key], tuple):
-        wrong = [f'{",".join([text] * len(NUMBERS[key]))},' for text in wrong]
+        wrong = [f'{",".join([text] * max(1, len(NUMBERS[key])))},' for text in wrong]
     for text in [*wrong, 'many']:
         with pytest.raises(InputError) as error:
             overridden(key, text)
@@ -53,7 +53,7 @@ def test_numbers_beyond_every_sense_are_one_line_that_names_the_key(key):
 def test_the_ends_of_a_range_are_inside_and_what_follows_is_outside(key):
     declaration = RANGES[key]
     is_tuple = isinstance(NUMBERS[key], tuple)
-    is_whole = isinstance(NUMBERS[key][0] if is_tuple else NUMBERS[key], int)
+    is_whole = isinstance((*NUMBERS[key], 0.5)[0] if is_tuple else NUMBERS[key], int)
 
     def held(number):
         return (number,) * max(1, declaration.items[0]) if is_tuple else number
@@ -75,6 +75,12 @@ def test_what_a_run_has_stored_is_checked_too():
     stored['objective']['simclr']['temperature'] = 0
     with pytest.raises(InputError, match=r'objective\.simclr\.temperature=0.0 must be from 0.001'):
         over_defaults(stored)
+
+
+def test_numbers_without_a_default_are_read_and_stored():
+    config = overridden('augment.blur_by_index', '1,0.1')
+    assert config.augment.blur_by_index == (1.0, 0.1)
+    assert over_defaults(json.loads(config.to_json()))['augment']['blur_by_index'] == (1.0, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -775,6 +775,7 @@ def test_pinned_versions_are_what_is_wanted():
     for line in '\n'.join(groups).split():
         needed = Requirement(line)
         name = needed.name.lower().replace('_', '-')
+        assert name in pins, f'launch/constraints.txt lacks {name}'
         assert needed.specifier.contains(pins[name])
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 import jax
 from etils import epath
 
-from bagssl_jax import processes
+from bagssl_jax import processes, signals
 from bagssl_jax.errors import InputError
 from bagssl_jax.processes import Place
 
@@ -208,7 +208,7 @@ class Group:
             while True:  # another thread is at it
                 time.sleep(1)
         if not said:
-            os.write(self._terminal, f'{line}\n'.encode())
+            os.write(self._terminal, ('\n' * signals.shows_a_bar() + f'{line}\n').encode())
         if self._log is not None and (said or not self._number):
             with open(self._log, 'a') as log:
                 print(line, file=log)

@@ -37,7 +37,7 @@ def ending(outlook: str, last_words: Sequence[Callable[[int, str], None]] = ()) 
             _kill_workers()
             line = f'stopped by {signal.Signals(number).name}: {outlook}'
             # Not by sys.stderr, whose lock the main thread may hold.
-            os.write(2, ('\n' * _shows_a_bar() + f'{line}\n').encode())
+            os.write(2, ('\n' * shows_a_bar() + f'{line}\n').encode())
             for tell in last_words:
                 tell(128 + number, line)
         finally:  # also where nobody reads that
@@ -148,7 +148,7 @@ def _kill_workers() -> None:
                 child.kill()
 
 
-def _shows_a_bar() -> bool:
+def shows_a_bar() -> bool:
     """Whether a progress bar has the cursor in its line."""
     bar = getattr(sys.modules.get('tqdm'), 'tqdm', None)
     return bool(getattr(bar, '_instances', ()))

@@ -7,6 +7,7 @@ imports little, and the programs import the rest when they are called.
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -154,8 +155,10 @@ def _ended(outcome: _Outcome, group: 'Group | None') -> int:
         group.fail(error, status, line)
     if line:
         print(line, file=sys.stderr)
-    elif error is not None:
+    elif error is not None and group is None:
         raise error
+    elif error is not None:
+        traceback.print_exception(error)
     if group is not None:
         group.finish()
     return status

@@ -22,6 +22,7 @@ from etils import epath
 
 from bagssl_jax import processes, signals
 from bagssl_jax.errors import InputError
+from bagssl_jax.parallel import introduce, make_mesh
 from bagssl_jax.processes import Place
 
 EVERY = 3  # seconds between signs of life
@@ -65,7 +66,11 @@ def join(place: Place, workdir: str) -> 'Group':
         raise InputError(f'{who} cannot come together: {reason}') from None
     finally:
         timer.cancel()
-    return Group(workdir)
+    group = Group(workdir)
+    mesh = make_mesh()
+    processes.barrier('devices found')
+    introduce(mesh)
+    return group
 
 
 def _give_up(line: str, process: int | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -100,6 +101,18 @@ def global_arrays(arrays: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array), arrays
     )
+
+
+def introduce(mesh: Mesh) -> None:
+    """Lets all devices of `mesh` speak with each other, a first time.
+
+    CPUs give each other half a minute for that: less than one process can need more than another
+    to compile a first step.
+    """
+    ones = jax.make_array_from_callback(
+        (mesh.size,), batch_sharded(mesh), lambda index: np.ones(1, np.int32)
+    )
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
 
 
 def own_part(count: int) -> int:

@@ -67,9 +67,15 @@ def join(place: Place, workdir: str) -> 'Group':
     finally:
         timer.cancel()
     group = Group(workdir)
-    mesh = make_mesh()
-    processes.barrier('devices found')
-    introduce(mesh)
+    try:
+        mesh = make_mesh()
+        processes.barrier('devices found')
+        introduce(mesh)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200]
+        group.fail(error, 1, f'error: the devices of {who} cannot reach each other: {reason}')
     return group
 
 

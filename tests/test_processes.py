@@ -180,7 +180,7 @@ def test_a_process_that_dies_ends_the_other_in_one_line(tmp_path):
     with two_processes(tmp_path / 'run', *LONG, steps, folder=tmp_path) as started:
         wait_for_checkpoint(started[0], tmp_path / 'run')
         started[1].kill()
-        _, err = started[0].communicate(timeout=120)
+        _, err = started[0].communicate(timeout=180)
         assert started[0].returncode == 1
     line = err.splitlines()[-1]
     assert re.fullmatch(rf'error: process 1 \(.*, pid {started[1].pid}\) of 2 died .*', line)
@@ -200,7 +200,7 @@ def test_an_unreadable_image_that_one_meets_stops_both(tmp_path):
     arguments = [*LONG, '--config.data.name=folder', f'--config.data.dir={tmp_path / "data"}']
     arguments += ['--config.data.train_split=train', '--config.train.steps=1000']
     with two_processes(tmp_path / 'run', *arguments, folder=tmp_path) as started:
-        _, err = started[0].communicate(timeout=120)
+        _, err = started[0].communicate(timeout=180)
         assert started[1].wait(timeout=180) == started[0].returncode == 2
     assert re.fullmatch(r'error: train/./10\.jpg: .*on_error=skip.*', err.splitlines()[-1])
     assert 'Traceback' not in err
@@ -230,7 +230,7 @@ def test_the_script_passes_signals_on():
     )
     assert [process.stdout.readline() for _ in range(2)] == ['started\n'] * 2
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     assert process.returncode == 128 + signal.SIGTERM
 
 

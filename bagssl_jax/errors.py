@@ -131,5 +131,5 @@ _UNITS = {'M': 2**20, 'G': 2**30}
 _LESS = (
     'fewer images or patches at a time (data.batch_size, patches.count; probe.batch_size for '
     'embeddings), narrower networks (encoder.width, projector.widths), train.accumulate=2 or more, '
-    'encoder.remat=norms, encoder.dtype=bfloat16, or more devices, need less'
+    'encoder.remat=norms, encoder.dtype=bfloat16, fewer data.workers, or more devices, need less'
 )

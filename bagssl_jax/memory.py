@@ -65,8 +65,11 @@ def refuse_shortage(
 def _refuse(what: str, parts: Mapping[str, int], available: float, place: str) -> None:
     needed = sum(parts.values())
     if needed > available:
-        listed = ', '.join(f'{name} {size / 2**30:.2f}' for name, size in parts.items() if size)
-        raise InputError(f'{what} ({listed}): {memory_shortage(needed, available, place)}')
+        sizes = {name: f'{size / 2**30:.2f}' for name, size in parts.items()}
+        listed = ', '.join(f'{name} {size}' for name, size in sizes.items() if float(size))
+        raise InputError(
+            f'{what} ({listed or "a little"}): {memory_shortage(needed, available, place)}'
+        )
 
 
 def _free(device: jax.Device) -> float:

@@ -81,7 +81,7 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
         dataset=dataset,
         train=train,
         test=test,
-        passes=_passes(config, train),
+        passes=_passes(config, train, most=max(len(train), len(test))),
         spaces=tuple(probe.spaces),
         flip=probe.flip,
         probes={name: probe[name].to_dict() for name in probe.probes},
@@ -102,19 +102,23 @@ def _labelled(dataset: Dataset, split: str) -> Images:
     return images
 
 
-def _passes(config: ConfigDict, images: Images) -> tuple[Pass, ...]:
+def _passes(config: ConfigDict, images: Images, *, most: int) -> tuple[Pass, ...]:
+    """The passes over splits like that of `images`, of `most` images each at most."""
     probe, geometry = config.probe, _probed_geometry(config)
     geometry.check(images.image_shape)
     side = geometry.side(*images.example_shape())
     shape = images.image_shape or (probe.whole_size, probe.whole_size)
-    patches = {'patches': probe.batch_size, 'side': geometry.resize or side}
-    _check_memory(probe.batch_size * patches['side'] ** 2)
+    side = geometry.resize or side
+    patches = {'patches': probe.batch_size, 'side': side, 'most': most}
     passes = {
-        'bag': lambda: _bag_pass(probe, geometry, config.seed),
+        'bag': lambda: _bag_pass(probe, geometry, config.seed, most),
         'whole': lambda: _single_pass('whole', Whole(*shape), shape, **patches),
         'center': lambda: _single_pass('center', Center(*shape), shape, **patches),
     }
-    return tuple(passes[view]() for view in probe.views)
+    found = tuple(passes[view]() for view in probe.views)
+    shapes = {'bag': (side, side)}
+    _check_memory(max(one.chunk * math.prod(shapes.get(one.view, shape)) for one in found))
+    return found
 
 
 def _check_memory(pixels: int) -> None:
@@ -138,18 +142,25 @@ def _probed_geometry(config: Mapping[str, Any]) -> PatchGeometry:
     return PatchGeometry(own['size'], own['scale'], probe['resize'] or patches['resize'])
 
 
-def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int) -> Pass:
+def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int, most: int) -> Pass:
     if probe['positions'] == 'grid':
         layout = grid_layout(geometry, probe['patches'], probe['aggregations'])
     else:
         layout = random_layout(geometry, probe['patches'], probe['aggregations'], seed=seed)
-    chunk = probe['batch_size']
+    chunk = _no_more_than(most * layout.count, probe['batch_size'])
     about = {'positions': probe['positions'], 'patch': dataclasses.asdict(geometry)}
     return Pass('bag', layout, max(1, chunk // layout.count), chunk, about)
 
 
-def _single_pass(name: str, view: View, shape: tuple[int, int], *, patches: int, side: int) -> Pass:
+def _single_pass(
+    name: str, view: View, shape: tuple[int, int], *, patches: int, side: int, most: int
+) -> Pass:
     """A pass over images of a shape, with as many pixels a forward pass as so many patches have."""
-    pixels, devices = patches * side**2, make_mesh().size
-    chunk = math.ceil(pixels / math.prod(shape) / devices) * devices
+    chunk = _no_more_than(most, math.ceil(patches * side**2 / math.prod(shape)))
     return Pass(name, single_layout(view), chunk, chunk, {'positions': None, 'patch': None})
+
+
+def _no_more_than(there_are: int, chunk: int) -> int:
+    """A chunk that the devices can share, and that is not filled up with what there is not."""
+    devices = make_mesh().size
+    return math.ceil(min(there_are, chunk) / devices) * devices

@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -81,7 +81,9 @@ class Checkpoints:
             self._write, step, jax.device_get(dict(items)), meta, spared
         )
 
-    def restore_newest(self, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+    def restore_newest(
+        self, targets: Mapping[str, Tree], keys: Sequence[str] = ()
+    ) -> tuple[int, dict, dict] | None:
         """The newest undamaged checkpoint, for training to go on from.
 
         Newer, damaged ones are set aside as checkpoints/STEP.damaged, with a warning; where all are
@@ -89,6 +91,7 @@ class Checkpoints:
 
         Args:
           targets: item name -> tree of arrays or jax.ShapeDtypeStruct with a sharding.
+          keys: of the position, without which it counts as damaged.
 
         Returns:
           (step, items, position), or None where nothing was saved yet.
@@ -96,7 +99,7 @@ class Checkpoints:
         Raises:
           InputError: every checkpoint is damaged, or the newest undamaged one is of another run.
         """
-        newest = _newest(self._run, targets)
+        newest = _newest(self._run, targets, keys)
         if newest is not None and processes.is_first():
             for step in self._run.steps():
                 if step > newest[0]:
@@ -162,7 +165,9 @@ _UNFINISHED, _REMOVED = '.unfinished', '.removed'
 _LEFT_OVER = r'\d+(\.unfinished|\.removed|.*\.orbax-checkpoint-tmp)'
 
 
-def _newest(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+def _newest(
+    run: Run, targets: Mapping[str, Tree], keys: Sequence[str] = ()
+) -> tuple[int, dict, dict] | None:
     """As `_newest_undamaged`, of several processes: the first chooses the step, and warns.
 
     Each reads it for itself, onto its own devices, so that none waits for one that cannot.
@@ -171,7 +176,7 @@ def _newest(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | N
 
     def choose():
         nonlocal found
-        found = _newest_undamaged(run, own)
+        found = _newest_undamaged(run, own, keys)
         return None if found is None else found[0]
 
     step = processes.from_first('checkpoint', choose)
@@ -179,7 +184,7 @@ def _newest(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | N
         return None
     if found is None:
         try:
-            found = step, *_restore(run, step, own)
+            found = step, *_restore(run, step, own, keys)
         except DamagedError as error:
             raise InputError(f'checkpoint {step} is damaged here alone: {error}') from None
     return step, jax.tree.map(_placed, found[1], dict(targets)), found[2]
@@ -198,12 +203,14 @@ def _placed(x: jax.Array, target: Any) -> jax.Array:
     return x if sharding.is_fully_addressable else to_global(x, sharding.mesh)
 
 
-def _newest_undamaged(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict, dict] | None:
+def _newest_undamaged(
+    run: Run, targets: Mapping[str, Tree], keys: Sequence[str]
+) -> tuple[int, dict, dict] | None:
     """(step, items, position) of the newest step that can be trusted; None where there is none."""
     damaged = {}
     for step in reversed(run.steps()):
         try:
-            items, position = _restore(run, step, targets)
+            items, position = _restore(run, step, targets, keys)
         except DamagedError as error:
             damaged[step] = error
             continue
@@ -220,12 +227,14 @@ def _newest_undamaged(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict,
     return None
 
 
-def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, dict]:
+def _restore(
+    run: Run, step: int, targets: Mapping[str, Tree], keys: Sequence[str]
+) -> tuple[dict, dict]:
     """The items and the position of a checkpoint, once they are known to be what was saved."""
     place = run.checkpoints / str(step)
     manifest = manifests.read(place)
     if manifest is None:
-        return _read(place, targets, intact=False)
+        return _read(place, targets, keys, intact=False)
     if manifest['step'] != step:
         raise DamagedError(f'it is that of step {manifest["step"]}')
     with _local(place, manifest) as directory:
@@ -235,10 +244,12 @@ def _restore(run: Run, step: int, targets: Mapping[str, Tree]) -> tuple[dict, di
                 f'{place} is of another run, with {difference}: take it away, or give another '
                 '--workdir'
             )
-        return _read(directory, targets, intact=True)
+        return _read(directory, targets, keys, intact=True)
 
 
-def _read(directory: epath.Path, targets: Mapping[str, Tree], *, intact: bool) -> tuple[dict, dict]:
+def _read(
+    directory: epath.Path, targets: Mapping[str, Tree], keys: Sequence[str], *, intact: bool
+) -> tuple[dict, dict]:
     """Items and position; `intact` where it is known that no file is damaged."""
     try:
         restored = _read_items(directory, targets)
@@ -246,7 +257,7 @@ def _read(directory: epath.Path, targets: Mapping[str, Tree], *, intact: bool) -
         if out_of_memory(error):
             raise
         reason = textwrap.shorten(str(error), 200)
-        if intact:
+        if intact or 'not compatible with the stored shape' in reason:
             raise InputError(
                 f'{directory} is not of the networks that this run has: {reason}'
             ) from None
@@ -259,6 +270,8 @@ def _read(directory: epath.Path, targets: Mapping[str, Tree], *, intact: bool) -
             if int(digest(restored[name])) != meta['digests'][name]:
                 raise DamagedError(f'the digest of {name} differs')
         position = meta['position']
+        for key in keys:
+            position[key]
     except (KeyError, TypeError):
         raise DamagedError('meta/metadata differs from what was written') from None
     return {name: restored[name] for name in targets}, position

@@ -6,7 +6,9 @@ that is written anew while its holder lives.
 
 import contextlib
 import fcntl
+import itertools
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -14,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 from etils import epath
@@ -22,8 +25,8 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.storage import is_remote, writing
 
 NAME = 'run.lock'
-BEAT = 15  # seconds between two writings of a lease
-DEAD = 60  # seconds after the last one
+BEAT = 10  # seconds between two writings of a lease
+DEAD = 4 * BEAT  # seconds without one, by the clock of who waits
 SETTLED = 1  # seconds that two who begin at once may lie apart
 
 
@@ -73,16 +76,18 @@ def _locked(path: pathlib.Path) -> int:
 @contextlib.contextmanager
 def _lease(path: epath.Path) -> Iterator[None]:
     own = {'holder': _own_name(), 'id': uuid.uuid4().hex}
+    beats = itertools.count()
 
     def beat() -> None:
-        path.write_text(json.dumps({**own, 'time': time.time()}))
+        path.write_text(json.dumps({**own, 'beat': next(beats)}))
 
     with writing(path):
-        if (found := _living(path)) and not _is_dead_neighbour(found['holder']):
-            raise InputError(_refusal(path, found['holder']))
+        if holder := _living(path):
+            raise InputError(_refusal(path, holder))
         beat()
         time.sleep(SETTLED)
-        if (found := _living(path)) and found['id'] != own['id']:
+        found = _read(path)
+        if found and found['id'] != own['id']:
             raise InputError(_refusal(path, found['holder']))
     ended = threading.Event()
 
@@ -102,18 +107,33 @@ def _lease(path: epath.Path) -> Iterator[None]:
             path.unlink()
 
 
-def _living(path: epath.Path) -> dict | None:
-    """What the lease says, where it has not ended."""
+def _living(path: epath.Path) -> str | None:
+    """Who holds a lease, once it is seen to be written anew; None where no one does."""
+    first = _read(path)
+    if not first or _is_dead_neighbour(first['holder']):
+        return None
+    logging.warning('%s: waiting to see whether %s lives', path, first['holder'])
+    for _ in range(DEAD):
+        time.sleep(SETTLED)
+        found = _read(path)
+        if found != first:
+            return found and found['holder']
+    return None
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+    """What a lease says; None where there is none, or no whole one."""
     try:
         found = json.loads(path.read_text())
-        return found if time.time() - found['time'] < DEAD else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return found if {'holder', 'id', 'beat'} <= found.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
         return None
 
 
 def _is_dead_neighbour(holder: str) -> bool:
     number, _, host = holder.removeprefix('process ').partition(' on ')
-    return host == socket.gethostname() and not psutil.pid_exists(int(number))
+    is_here = host == socket.gethostname() and number.isdigit()
+    return is_here and not psutil.pid_exists(int(number))
 
 
 def _own_name() -> str:

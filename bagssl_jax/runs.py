@@ -55,8 +55,18 @@ class Run:
 
     @classmethod
     def at(cls, workdir: str | os.PathLike[str]) -> 'Run':
-        """The run in `workdir`, which need not exist yet."""
-        path = epath.Path(workdir).expanduser()
+        """The run in `workdir`, which need not exist yet.
+
+        Raises:
+          InputError: it is in a store that is not known.
+        """
+        try:
+            path = epath.Path(workdir).expanduser()
+        except KeyError as error:
+            raise InputError(
+                f'--workdir={workdir}: {error.args[0]} is not a store of runs: give a folder, '
+                's3://BUCKET/DIR or gs://BUCKET/DIR'
+            ) from None
         return cls(path if is_remote(path) else epath.Path(os.path.abspath(path)))
 
     def __str__(self) -> str:

@@ -55,7 +55,7 @@ def run(saved, tmp_path):
 def newest(run, targets=None):
     """(step, items, position) that a training would go on from."""
     with contextlib.closing(Checkpoints(run, keep=9)) as checkpoints:
-        return checkpoints.restore_newest(targets or items(0))
+        return checkpoints.restore_newest(targets or items(0), ['unlogged'])
 
 
 def assert_goes_back_to_3(run, caplog):
@@ -227,6 +227,18 @@ def test_checkpoints_of_older_versions_are_read(older):
     np.testing.assert_array_equal(
         found['encoder']['params']['kernel'], items(8)['encoder']['params']['kernel']
     )
+
+
+def test_of_older_versions_too_another_width_is_a_mismatch(older):
+    with pytest.raises(InputError, match='is not of the networks that this run has'):
+        newest(older, items(0, width=6))
+    assert older.steps() == [3, 8]
+
+
+def test_of_older_versions_a_position_without_its_keys_is_damaged(older, caplog):
+    path = older.checkpoints / '8' / 'meta' / 'metadata'
+    path.write_text(path.read_text().replace('unlogged', 'unloggee'))
+    assert_goes_back_to_3(older, caplog)
 
 
 @pytest.mark.parametrize('text', ['{}', '[]', '{"digests": {}, "position": {}}', '{"digests": 3}'])

@@ -32,6 +32,12 @@ def test_the_configuration_is_written_and_read(tmp_path):
     assert Run.at(tmp_path / 'new' / 'run').read_config() == CONFIG
 
 
+@pytest.mark.parametrize('workdir', ['memory://run', 'http://host/run'])
+def test_a_store_that_is_not_known_is_refused(workdir):
+    with pytest.raises(InputError, match='is not a store of runs'):
+        Run.at(workdir)
+
+
 def test_the_same_configuration_may_come_again(tmp_path):
     claim(tmp_path, CONFIG)
     claim(tmp_path, CONFIG)

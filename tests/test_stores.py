@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import threading
 import time
 
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from bagssl_jax.runs import Run
 from bagssl_jax.storage import PART
 
 WORKDIR = 's3://bucket/runs/one'
+HOST = os.uname().nodename
 
 
 def items(number):
@@ -104,38 +104,25 @@ def test_rows_are_written_in_parts_and_gathered(bucket):
 @pytest.fixture
 def fast(monkeypatch):
     monkeypatch.setattr(locks, 'BEAT', 0.01)
-    monkeypatch.setattr(locks, 'SETTLED', 0)
+    monkeypatch.setattr(locks, 'SETTLED', 0.02)
 
 
-def test_the_lease_of_a_living_process_is_refused_and_renewed(bucket, fast):
+def test_the_lease_of_a_living_process_is_refused(bucket, fast):
     path = epath.Path(WORKDIR)
     with only_writer(path):
         first = json.loads((path / 'run.lock').read_text())
-        assert first['holder'] == f'process {os.getpid()} on {os.uname().nodename}'
+        assert first['holder'] == f'process {os.getpid()} on {HOST}'
         with pytest.raises(InputError, match=f'is being written by {first["holder"]}'):
             only_writer(path).__enter__()
-        renewed = threading.Event()
-        for _ in range(1000):
-            if json.loads((path / 'run.lock').read_text())['time'] > first['time']:
-                renewed.set()
-            if renewed.wait(0.01):
-                break
-        assert renewed.is_set()
     assert not (path / 'run.lock').exists()
 
 
-@pytest.mark.parametrize(
-    'found',
-    [
-        {'holder': 'process 1 on elsewhere', 'time': time.time() - 61},
-        {'holder': f'process 999999999 on {os.uname().nodename}', 'time': time.time()},
-    ],
-)
-def test_the_lease_of_a_dead_process_is_taken_over(bucket, fast, found):
+@pytest.mark.parametrize('holder', ['process 1 on elsewhere', f'process 999999999 on {HOST}'])
+def test_the_lease_of_a_dead_process_is_taken_over(bucket, fast, holder):
     path = epath.Path(WORKDIR)
-    (path / 'run.lock').write_text(json.dumps({**found, 'id': 'other'}))
+    (path / 'run.lock').write_text(json.dumps({'holder': holder, 'id': 'other', 'beat': 3}))
     with only_writer(path):
-        assert str(os.getpid()) in (path / 'run.lock').read_text()
+        assert f'process {os.getpid()} on {HOST}' in (path / 'run.lock').read_text()
 
 
 @pytest.fixture(scope='module')
@@ -162,17 +149,15 @@ def s3():
 
 
 @pytest.mark.slow
-def test_a_run_on_s3_is_killed_refused_gone_on_with_and_probed(s3):
-    arguments = [*SHRUNK, f'--workdir={WORKDIR}', '--config.train.epochs=40']
+def test_a_run_on_s3_is_killed_gone_on_with_and_probed(s3):
+    arguments = [*SHRUNK, f'--workdir={WORKDIR}', '--config.train.epochs=20']
+    arguments += ['--config.train.checkpoint_every=20']
     with start('main', *arguments) as process:
         while process.poll() is None:
             if s3.exists('bucket/runs/one/checkpoints/20/manifest.json'):
                 break
             time.sleep(0.1)
-        status, _, err = run_program('main', *arguments)
         process.kill()
-    assert (status, err.count('\n')) == (2, 1)
-    assert f'is being written by process {process.pid} on' in err
 
     status, _, err = run_program('main', *arguments)
     assert status == 0, err
@@ -181,4 +166,4 @@ def test_a_run_on_s3_is_killed_refused_gone_on_with_and_probed(s3):
     left = ['checkpoints', 'config.json', 'data.json', 'figures', 'metrics.jsonl', 'results.json']
     assert [name for name in sorted(names) if not name.startswith('events')] == left
     rows = [json.loads(line) for line in s3.cat('bucket/runs/one/metrics.jsonl').splitlines()]
-    assert [row['step'] for row in rows] == list(range(2, 241, 2))
+    assert [row['step'] for row in rows] == list(range(2, 121, 2))

@@ -93,7 +93,8 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         stack.callback(checkpoints.close)
         start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
         skipped, highest, sound = 0, 0.0, None  # sound: the last step saved that was not collapsed
-        if restored := checkpoints.restore_newest(to_items(state)):
+        keys = ('unlogged', 'unreadable')
+        if restored := checkpoints.restore_newest(to_items(state), keys):
             start, items, position = restored
             state, unlogged = from_items(items), position['unlogged']
             unreadable = set(position['unreadable'])

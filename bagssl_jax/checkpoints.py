@@ -7,16 +7,12 @@ all files are compared with the manifest first. Checkpoints of versions that wro
 digest of every item, which is compared after restoring.
 """
 
-import contextlib
 import copy
-import errno
 import functools
 import logging
-import re
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -26,12 +22,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding
 
-from bagssl_jax import manifests, processes
+from bagssl_jax import folders, manifests, processes
 from bagssl_jax.errors import InputError, out_of_memory
 from bagssl_jax.manifests import DamagedError
 from bagssl_jax.parallel import to_global
 from bagssl_jax.runs import Run
-from bagssl_jax.storage import is_remote, reading, writing
+from bagssl_jax.storage import writing
 
 Tree = Any
 
@@ -54,7 +50,7 @@ class Checkpoints:
         if processes.is_first():
             with writing(run.checkpoints):
                 run.checkpoints.mkdir(parents=True, exist_ok=True)
-                _remove_unfinished(run)
+                folders.remove_unfinished(run.checkpoints, run.steps())
 
     def save(
         self,
@@ -103,7 +99,7 @@ class Checkpoints:
         if newest is not None and processes.is_first():
             for step in self._run.steps():
                 if step > newest[0]:
-                    _set_aside(self._run.checkpoints / str(step))
+                    folders.set_aside(self._run.checkpoints / str(step))
         return newest
 
     def wait(self) -> None:
@@ -129,16 +125,11 @@ class Checkpoints:
         directory = self._run.checkpoints
         place = directory / str(step)
         with writing(place):
-            with _draft(directory, step) as draft:
+            with folders.filled(place, {'step': step, 'run': self._identity}) as draft:
                 _write_items(draft, arrays, meta)
-                manifests.seal(draft, {'step': step, 'run': self._identity})
-                if is_remote(directory):
-                    _upload(draft, place)
-                else:
-                    draft.rename(place)
             for old in self._run.steps()[: -self._keep]:
                 if old != spared:
-                    _remove(directory / str(old))
+                    folders.remove(directory / str(old))
 
 
 def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str, Tree]]:
@@ -158,11 +149,6 @@ def restore_items(run: Run, targets: Mapping[str, Tree]) -> tuple[int, dict[str,
         raise InputError(f'no checkpoint in {run}: train there first, or give another --workdir')
     step, items, _ = newest
     return step, items
-
-
-_UNFINISHED, _REMOVED = '.unfinished', '.removed'
-# Orbax writes into a folder of its own beside the place that it is given.
-_LEFT_OVER = r'\d+(\.unfinished|\.removed|.*\.orbax-checkpoint-tmp)'
 
 
 def _newest(
@@ -237,7 +223,7 @@ def _restore(
         return _read(place, targets, keys, intact=False)
     if manifest['step'] != step:
         raise DamagedError(f'it is that of step {manifest["step"]}')
-    with _local(place, manifest) as directory:
+    with folders.on_disk(place, manifest) as directory:
         manifests.check(directory, manifest)
         if difference := run.difference(manifest['run']):
             raise InputError(
@@ -275,46 +261,6 @@ def _read(
     except (KeyError, TypeError):
         raise DamagedError('meta/metadata differs from what was written') from None
     return {name: restored[name] for name in targets}, position
-
-
-@contextlib.contextmanager
-def _draft(directory: epath.Path, step: int) -> Iterator[epath.Path]:
-    """Where a checkpoint is written: beside its place, or on the disk where that is a store."""
-    if is_remote(directory):
-        with tempfile.TemporaryDirectory() as staging:
-            yield epath.Path(staging) / str(step)
-    elif directory.is_dir():
-        try:
-            yield directory / f'{step}{_UNFINISHED}'
-        except BaseException:
-            for path in directory.glob(f'{step}{_UNFINISHED}*'):  # it takes room
-                path.rmtree()
-            raise
-    else:  # orbax would make it anew
-        raise FileNotFoundError(errno.ENOENT, f'{directory} is gone')
-
-
-def _upload(directory: epath.Path, place: epath.Path) -> None:
-    """Copies a checkpoint into a store; the manifest, which makes it one, comes last."""
-    if place.exists():
-        place.rmtree()
-    for name in [*manifests.read(directory)['files'], manifests.NAME]:
-        (place / name).write_bytes((directory / name).read_bytes())
-
-
-@contextlib.contextmanager
-def _local(place: epath.Path, manifest: Mapping[str, Any]) -> Iterator[epath.Path]:
-    """The folder with the files that a manifest lists; of one in a store, a copy."""
-    if not is_remote(place):
-        yield place
-        return
-    with tempfile.TemporaryDirectory() as staging:
-        directory = epath.Path(staging)
-        for name in manifest['files']:
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            with reading(place / name), contextlib.suppress(FileNotFoundError):
-                (directory / name).write_bytes((place / name).read_bytes())
-        yield directory
 
 
 def _write_items(directory: epath.Path, arrays: Mapping[str, Tree], meta: Mapping) -> None:
@@ -360,46 +306,6 @@ def _quieten() -> None:
             previous(report)
 
     sys.unraisablehook = tell
-
-
-def _remove_unfinished(run: Run) -> None:
-    if not run.checkpoints.exists():  # a store has no empty folders
-        return
-    saved = {str(step) for step in run.steps()}
-    for path in run.checkpoints.iterdir():
-        # In a store, a number without a manifest is left over too.
-        is_number = is_remote(path) and path.name.isdigit() and path.name not in saved
-        if is_number or re.fullmatch(_LEFT_OVER, path.name):
-            if path.suffix != _REMOVED:
-                logging.warning('%s: an unfinished save is removed', path)
-            path.rmtree()
-
-
-def _set_aside(path: epath.Path) -> None:
-    names = (f'{path.name}.damaged{suffix}' for suffix in ('', *map('-{}'.format, range(2, 99))))
-    place = next(path.parent / name for name in names if not (path.parent / name).exists())
-    if is_remote(path):
-        for name in _files_below(path):
-            (path / name).copy(place / name)
-        path.rmtree()
-    else:
-        path.rename(place)
-
-
-def _remove(path: epath.Path) -> None:
-    if not is_remote(path):  # renamed first: half of it must not pass for one that is damaged
-        path = path.rename(path.with_name(f'{path.name}{_REMOVED}'))
-    path.rmtree()
-
-
-def _files_below(path: epath.Path, folder: str = '') -> Iterator[str]:
-    """Of a folder in a store; epath cannot rename one."""
-    for found in (path / folder).iterdir():
-        name = f'{folder}/{found.name}' if folder else found.name
-        if found.is_dir():
-            yield from _files_below(path, name)
-        else:
-            yield name
 
 
 @jax.jit

@@ -23,7 +23,7 @@ FLOORS = [
         'group',
         'records',
     ],
-    ['memory', 'parallel', 'runs'],
+    ['memory', 'parallel', 'runs', 'folders'],
     ['processes'],
     ['defaults', 'manifests', 'locks'],
     ['ranges', 'storage'],

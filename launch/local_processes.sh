@@ -50,8 +50,15 @@ timer=
 while [ ${#running[@]} -gt 0 ]; do
     ended=
     code=0
-    wait -n -p ended "${!running[@]}" || code=$?
-    [ -n "${ended-}" ] || continue # a signal, which was passed on
+    wait -n -p ended "${!running[@]}" 2>/dev/null || code=$?
+    if [ -z "${ended-}" ]; then
+        [ "$code" -eq 127 ] || continue # a signal, which was passed on
+        # Bash has forgotten for `wait -n` what ended while a signal was passed on, not for `wait`.
+        ended=$(for id in "${!running[@]}"; do kill -0 "$id" 2>/dev/null || echo "$id"; done | head -n 1)
+        [ -n "$ended" ] || { sleep 0.1 && continue; }
+        code=0
+        wait "$ended" || code=$?
+    fi
     unset "running[$ended]"
     if [ "$code" -ne 0 ] && [ "$status" -eq 0 ]; then
         status=$code

@@ -203,7 +203,7 @@ def test_fresh_variables_depend_on_the_seed_alone():
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('name', 'resnet19', 'resnet19.*resnet18, resnet34, resnet50, tiny'),
+        ('name', 'resnet19', 'resnet19.*resnet18, resnet34, resnet50, resnet101'),
         ('stem', 'cfar', 'cfar.*cifar, imagenet'),
         ('dtype', 'float16', 'float16.*float32, bfloat16'),
         ('remat', 'all', "encoder.remat 'all': choose from none, norms, blocks"),

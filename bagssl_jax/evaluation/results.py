@@ -34,7 +34,8 @@ def write(run: Run, results: Results) -> None:
     """Writes results.json and figures/accuracy_by_patches.png; no earlier row is lost.
 
     Rows of the same data set and step stay before the new ones, which replace those of the same
-    measurement. Those of another data set or step go into results-DATASET-STEP.json.
+    measurement. Those of another data set or step go into results-DATASET-STEP.json. The figure
+    is of the new rows alone: others may be of other patches.
 
     Raises:
       InputError: a file is damaged, or cannot be written.
@@ -44,8 +45,7 @@ def write(run: Run, results: Results) -> None:
         name = f'results-{_subject(earlier)}.json'.replace('/', '-')
         run.write_json(name, _merged(read(run, name), earlier), indent=1)
         earlier = None
-    results = _merged(earlier, results)
-    run.write_json('results.json', results, indent=1)
+    run.write_json('results.json', _merged(earlier, results), indent=1)
     run.write_figure('accuracy_by_patches', accuracy_by_patches(results))
 
 

@@ -167,9 +167,9 @@ def test_a_step_in_parts_equals_plain_differentiation_of_all_parts(objective, pa
         norm = metrics.pop('gradient_norm')
         chex.assert_trees_all_close(metrics, expected, rtol=1e-6)
         np.testing.assert_allclose(norm, optax.tree.norm(gradient), rtol=1e-5)
-        # From rest, momentum is the gradient.
-        assert_close(state.opt_state[0].trace, gradient, 1e-5)
-        assert_close(parameters(state.online), params, 1e-5)
+        # From rest, momentum is the gradient. Rounding is 1.0e-5 on one kind of CPU.
+        assert_close(state.opt_state[0].trace, gradient, 3e-5)
+        assert_close(parameters(state.online), params, 3e-5)
         assert_close((statistics(state.online), statistics(state.target)), stats, 1e-5)
         followed = jax.tree.map(
             lambda old, new: 0.9 * old + 0.1 * new,

@@ -3,7 +3,6 @@ from typing import ClassVar
 
 import jax
 import numpy as np
-import psutil
 import pytest
 from flax import linen as nn
 
@@ -154,7 +153,7 @@ def test_one_program_serves_every_bag_size(source):
 def test_vectors_that_memory_does_not_hold_lie_in_a_file(source, variables, monkeypatch, tmp_path):
     expected, _ = represent(source, variables, grids((4,)), 16)
     free = types.SimpleNamespace(available=1000)
-    monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
+    monkeypatch.setattr(bags, 'psutil', types.SimpleNamespace(virtual_memory=lambda: free))
     features, _ = represent(source, variables, grids((4,)), 16)
     for key, array in features.items():
         assert isinstance(array.base if array.base is not None else array, np.memmap)

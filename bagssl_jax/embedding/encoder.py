@@ -210,7 +210,7 @@ class FrozenEncoder:
             flip=flip,
         ).compile()
         parameters = tree_bytes(self.variables)
-        are_there = isinstance(jax.tree.leaves(self.variables)[0], jax.Array)
+        are_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(self.variables))
         needed = program_bytes(compiled, self.mesh.devices.flat[0].platform)
         refuse_shortage(
             f'embedding {self.chunk:,} patches of {shape[0]}x{shape[1]} pixels at a time',

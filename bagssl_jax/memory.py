@@ -36,6 +36,12 @@ def host_bytes() -> float:
     return min([free, *map(left_in_group, _groups())])
 
 
+def free_memory(device: jax.Device) -> float:
+    """Bytes that a device of this process says are free; infinite where it does not say."""
+    stats = device.memory_stats() or {}  # of a CPU there are none
+    return stats.get('bytes_limit', math.inf) - stats.get('bytes_in_use', 0)
+
+
 def refuse_shortage(
     what: str,
     *,
@@ -57,7 +63,7 @@ def refuse_shortage(
     if are_cpus:
         on_host = {name: size * len(devices) for name, size in on_device.items()} | dict(on_host)
     else:
-        free = [_free(device) for device in devices]
+        free = [free_memory(device) for device in devices]
         _refuse(what, on_device, min(free) + held, 'of a device')
     _refuse(what, on_host, host_bytes() + held * len(devices) * are_cpus, 'that are free here')
 
@@ -70,11 +76,6 @@ def _refuse(what: str, parts: Mapping[str, int], available: float, place: str) -
         raise InputError(
             f'{what} ({listed or "a little"}): {memory_shortage(needed, available, place)}'
         )
-
-
-def _free(device: jax.Device) -> float:
-    stats = device.memory_stats() or {}
-    return stats.get('bytes_limit', math.inf) - stats.get('bytes_in_use', 0)
 
 
 def left_in_group(group: pathlib.Path) -> float:

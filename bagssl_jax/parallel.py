@@ -1,7 +1,6 @@
 """The data mesh: which devices share a batch, and sums that run over all of them."""
 
 import collections
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -69,12 +68,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
             f'{key}={batch_size} cannot be shared by {mesh.size} devices: give a positive '
             f'multiple of {mesh.size}'
         )
-
-
-def free_memory(mesh: Mesh) -> float:
-    """Bytes that one of this process's devices says are free; infinite where it does not say."""
-    stats = mesh.local_mesh.devices.flat[0].memory_stats() or {}  # of a CPU there are none
-    return stats.get('bytes_limit', math.inf) - stats.get('bytes_in_use', 0)
 
 
 def prefetch_to_devices(

@@ -18,7 +18,7 @@ from bagssl_jax.benchmarks.traffic import hbm_bytes
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.errors import InputError, check_known, memory_shortage
-from bagssl_jax.memory import program_bytes
+from bagssl_jax.memory import program_bytes, tree_bytes
 from bagssl_jax.parallel import make_mesh
 from bagssl_jax.training.setup import Program, check_settings, make_program
 
@@ -155,7 +155,7 @@ def _compiled(
 
 
 def _of_gradient(collectives: Mapping[str, int], params: Any) -> dict[str, Any]:
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    size = tree_bytes(params)
     return {'gradient_bytes': size, 'collective_ratio': sum(collectives.values()) / size}
 
 

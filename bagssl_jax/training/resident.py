@@ -12,7 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.data.reading import unreadable_image
 from bagssl_jax.errors import InputError
-from bagssl_jax.parallel import DATA_AXIS, free_memory, global_arrays, replicated
+from bagssl_jax.memory import free_memory
+from bagssl_jax.parallel import DATA_AXIS, global_arrays, replicated
 from bagssl_jax.training.state import TrainState
 from bagssl_jax.training.steps import Inputs
 
@@ -46,7 +47,7 @@ def load_resident(
         read and `on_error` is 'stop'.
     """
     needed = resident_shape(len(images), images.image_shape, mesh).size
-    available = free_memory(mesh)
+    available = free_memory(mesh.local_mesh.devices.flat[0])
     if needed > available:
         raise InputError(
             f'data.crop_on=resident needs {needed / 2**30:.2f} GiB for {len(images):,} images, and '

@@ -58,6 +58,10 @@ def make_train_step(
       mesh: the data mesh.
       accumulate: parts of a batch, at least 1; must divide the images of a device. Image i is of
         part i mod `accumulate`.
+      by_index: whether the patches of each index pass through the networks by themselves, one
+        index after the other, as views do in the code of VICReg, BYOL and Barlow Twins; or all
+        together, as in SimCLR's and EMP-SSL's. BatchNorm's statistics are then of an index, and
+        its running ones are updated after each.
       skip_nonfinite: leave updates out that are not finite, by `unless_nonfinite`, which adds a
         metric.
 

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import pathlib
 import runpy
 import subprocess
 import sys
 import time
 from typing import ClassVar
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+from tiny import REPOSITORY, TINY
 
 # Set before JAX is imported; programs that the tests start inherit them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -17,9 +16,9 @@ os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
-import fsspec  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import fsspec
+import jax
+import numpy as np
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -32,24 +31,13 @@ from bagssl_jax.data.geometry import PatchGeometry  # noqa: E402
 from bagssl_jax.models import init_variables, make_networks  # noqa: E402
 from bagssl_jax.runs import Run  # noqa: E402
 
-# The shipped quickstart, small enough to train in a second or two.
 SHRUNK = (
-    f'--config={REPOSITORY}/configs/quickstart.py',
-    '--config.data.train_split=train[:96]',
-    '--config.data.test_split=test[:40]',
-    '--config.data.batch_size=16',
-    '--config.patches.count=2',
-    '--config.patches.size=8',
-    '--config.patches.resize=8',
-    '--config.encoder.width=4',
-    '--config.projector.widths=(16,8)',
+    *TINY,
     '--config.predictor.widths=(12,8)',
     '--config.optimizer.warmup_epochs=0.5',
     '--config.train.epochs=2',
     '--config.train.log_every=2',
     '--config.train.checkpoint_every=4',
-    '--config.probe.patches=(1,4)',
-    '--config.probe.batch_size=64',
 )
 
 

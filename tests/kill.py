@@ -27,6 +27,7 @@ import time
 
 import jax
 import numpy as np
+from tiny import REPOSITORY, TINY
 
 from bagssl_jax import command_line
 from bagssl_jax.checkpoints import restore_items
@@ -34,23 +35,12 @@ from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.training.setup import set_up
 from bagssl_jax.training.state import to_items
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = (
-    f'--config={REPOSITORY}/configs/quickstart.py',
-    '--config.data.train_split=train[:96]',
-    '--config.data.test_split=test[:40]',
-    '--config.data.batch_size=16',
-    '--config.patches.count=2',
-    '--config.patches.size=8',
-    '--config.patches.resize=8',
-    '--config.encoder.width=4',
-    '--config.projector.widths=(16,8)',
+    *TINY,
     '--config.train.epochs=4',
     '--config.train.log_every=3',
     '--config.train.checkpoint_every=2',
     '--config.train.monitor_every=0.5',
-    '--config.probe.patches=(1,4)',
-    '--config.probe.batch_size=64',
 )
 COMPARED = ('data.json', 'metrics.jsonl', 'results.json')
 # Until a run says what it will do, until its first step, between steps, while a checkpoint is half

@@ -1,0 +1,18 @@
+"""The shipped quickstart, small enough to train in a second or two: for tests and the harnesses."""
+
+import pathlib
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+TINY = (
+    f'--config={REPOSITORY}/configs/quickstart.py',
+    '--config.data.train_split=train[:96]',
+    '--config.data.test_split=test[:40]',
+    '--config.data.batch_size=16',
+    '--config.patches.count=2',
+    '--config.patches.size=8',
+    '--config.patches.resize=8',
+    '--config.encoder.width=4',
+    '--config.projector.widths=(16,8)',
+    '--config.probe.patches=(1,4)',
+    '--config.probe.batch_size=64',
+)

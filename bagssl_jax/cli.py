@@ -22,8 +22,8 @@ from bagssl_jax.errors import (
 )
 
 if TYPE_CHECKING:
-    from bagssl_jax.command_line import Option
     from bagssl_jax.group import Group
+    from bagssl_jax.options import Option
 
 
 def run(
@@ -93,7 +93,7 @@ def run_command(
     """
 
     def start(argv):
-        from bagssl_jax.command_line import parse_options
+        from bagssl_jax.options import parse_options
 
         given, values = parse_options(argv, words=words, options=options)
         load()(*given, **values)

@@ -1,4 +1,4 @@
-"""The command line: a configuration with its overrides, or options of a few types."""
+"""The command line of a program with a configuration, and of one among several processes."""
 
 import difflib
 import itertools
@@ -11,19 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from bagssl_jax import processes
-from bagssl_jax.defaults import CHOICES, check_ranges, declared, get_config
+from bagssl_jax.defaults import CHOICES, check_ranges, declared, flat, get_config
 from bagssl_jax.errors import InputError, check_known
+from bagssl_jax.options import parsed, split_words
 from bagssl_jax.ranges import Range
 from bagssl_jax.runs import Run
-
-Option = str | Range | tuple[float, ...]
-
-Value = str | int | tuple[float, ...]
 
 
 def parse(
@@ -49,22 +45,22 @@ def parse(
         flags.DEFINE_string('config', '', 'file of the configuration', flag_values=first)
     for name in extra_flags:
         flags.DEFINE_string(name, '', 'of this program', flag_values=first)
-    given, argv = _split_words(argv, words)
-    overrides = _parsed(first, argv, known_only=True)
+    given, argv = split_words(argv, words)
+    overrides = parsed(first, argv, known_only=True)
     if workdir and not first.workdir:
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
     run = Run.at(first.workdir) if workdir else None
     config = _read_file(first.config) if config_file else ConfigDict(run.read_config())
     overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config.to_dict())]
-    _check_keys(overrides[1:], _flat(config.to_dict()), None if config_file else settable)
+    _check_keys(overrides[1:], flat(config.to_dict()), None if config_file else settable)
 
     second = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=second, sys_argv=overrides)
     defaults = {
-        key: value for key, value in _flat(config.to_dict()).items() if isinstance(value, tuple)
+        key: value for key, value in flat(config.to_dict()).items() if isinstance(value, tuple)
     }
     arguments = _last_of_tuples(overrides, defaults)
-    rest = _parsed(second, [_quoted(argument, defaults) for argument in arguments])
+    rest = parsed(second, [_quoted(argument, defaults) for argument in arguments])
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --config.KEY=VALUE')
     kinds = _kinds_of_items(defaults)
@@ -80,24 +76,6 @@ def parse(
     )
 
 
-def parse_options(
-    argv: list[str], *, words: Sequence[str], options: Mapping[str, Option]
-) -> tuple[list[str], dict[str, Value]]:
-    """The words, and the options by name; arguments as for `cli.run_command`.
-
-    Raises:
-      InputError: the command line is wrong.
-    """
-    given, argv = _split_words(argv, words)
-    values = flags.FlagValues()
-    for name in options:
-        flags.DEFINE_string(name, None, 'of this program', flag_values=values)
-    rest = _parsed(values, argv)
-    if rest[1:]:
-        raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
-    return given, {name: _typed(name, values[name].value, options[name]) for name in options}
-
-
 def split_place(
     argv: list[str], environ: Mapping[str, str]
 ) -> tuple[processes.Place | None, str, list[str]]:
@@ -110,26 +88,10 @@ def split_place(
     for name in processes.FLAGS:
         flags.DEFINE_string(name, '', 'of several processes', flag_values=flags_of_place)
     flags.DEFINE_string('workdir', '', 'directory of the run', flag_values=workdir)
-    rest = _parsed(flags_of_place, argv, known_only=True)
-    _parsed(workdir, rest, known_only=True)
+    rest = parsed(flags_of_place, argv, known_only=True)
+    parsed(workdir, rest, known_only=True)
     given = {name: flags_of_place[name].value for name in processes.FLAGS}
     return processes.find_place(given, environ), workdir.workdir, rest
-
-
-def _split_words(argv: list[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that follow the program's name, and the command line without them."""
-    given = argv[1 : 1 + len(words)]
-    if len(given) < len(words) or any(word.startswith('-') for word in given):
-        usage = ' '.join(word.upper() for word in words)
-        raise InputError(f'{usage} is missing: it comes first, before the flags')
-    return given, [argv[0], *argv[1 + len(words) :]]
-
-
-def _parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> list[str]:
-    try:
-        return values(argv, known_only=known_only)
-    except (flags.Error, TypeError, ValueError) as error:
-        raise InputError(str(error).splitlines()[0]) from None
 
 
 def _read_file(path: str) -> ConfigDict:
@@ -155,7 +117,7 @@ def _read_file(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f'--config={path}: its get_config() does not return a ConfigDict')
     # Of a file that does not start from the defaults, which are locked.
-    found, known = _flat(config.to_dict()), _flat(get_config().to_dict())
+    found, known = flat(config.to_dict()), flat(get_config().to_dict())
     for key in found:
         if key not in known:
             raise InputError(f'--config={path}: {_unknown(key, known)}')
@@ -253,15 +215,9 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\s,()\[\]'\"]+", text)
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value; an empty group -> {}."""
-    flat = flatten_dict(config, keep_empty_nodes=True, sep='.')
-    return {key: {} if value is empty_node else value for key, value in flat.items()}
-
-
 def _kinds_of_items(defaults: Mapping[str, tuple]) -> dict[str, type]:
     """Of what type the items of each tuple are; floats, of numbers whose default is no item."""
-    ranges = _flat(declared())
+    ranges = flat(declared())
     kinds = {}
     for key, default in defaults.items():
         is_number = isinstance(ranges.get(key), Range)
@@ -280,21 +236,3 @@ def _like(kind: type, items: tuple, key: str) -> tuple:
     if len(numbers) < len(items) or (kind is int and not whole):
         raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
     return tuple(kind(x) if -1e300 < x < 1e300 else x for x in numbers)
-
-
-def _typed(flag: str, text: str | None, default: Option) -> Value:
-    """The value of a flag, of the type of its default."""
-    if text is None:
-        return default.default if isinstance(default, Range) else default
-    if isinstance(default, str):
-        return os.path.expanduser(text)
-    try:
-        if not isinstance(default, Range):
-            return tuple(float(part) for part in text.split(','))
-        number = int(text)
-    except ValueError:
-        is_whole = isinstance(default, Range)
-        words = 'a whole number' if is_whole else 'three numbers, as in 0.5,0.5,0.5'
-        raise InputError(f'--{flag}={text} must be {words}') from None
-    default.check(f'--{flag}', number)
-    return number

@@ -294,6 +294,17 @@ def over_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value, in the order of the tree; an empty group -> {}."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= {f'{name}.{key}': below for key, below in flat(value).items()}
+        else:
+            found[name] = dict(value) if isinstance(value, Mapping) else value
+    return found
+
+
 def without_unchosen(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the settings of encoders, optimisers and objectives that it lacks.
 

@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import json
 import re
+import sys
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -101,29 +102,30 @@ def _hosts_of_tpu_vm(environ: Mapping[str, str]) -> str:
 
 def client() -> Any:
     """What speaks with the coordination service; None where the process is alone."""
-    # JAX has no public name for it; Orbax and others take it from here too.
-    from jax._src import distributed
-
-    return distributed.global_state.client
+    return _state().client if 'jax' in sys.modules else None
 
 
 def number() -> int:
     """Of this process, from 0; known before JAX looks for devices."""
-    from jax._src import distributed
-
-    return distributed.global_state.process_id
+    return _state().process_id if 'jax' in sys.modules else 0
 
 
 def count() -> int:
     """How many processes there are; known before JAX looks for devices."""
-    from jax._src import distributed
-
-    return distributed.global_state.num_processes if client() else 1
+    return _state().num_processes if client() else 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes files, prints and shows progress."""
     return number() == 0
+
+
+def _state() -> Any:
+    """JAX's, in a program that has imported JAX: one that has not is alone."""
+    # JAX has no public name for it; Orbax and others take it from here too.
+    from jax._src import distributed
+
+    return distributed.global_state
 
 
 def barrier(topic: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from bagssl_jax import manifests, processes, storage
-from bagssl_jax.defaults import over_defaults, without_unchosen
+from bagssl_jax.defaults import flat, over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 from bagssl_jax.locks import only_writer
 from bagssl_jax.manifests import DamagedError
@@ -255,7 +255,7 @@ class Run:
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """'KEY=OLD, not NEW' of the first key that changes what is learned and differs."""
-    old, new = _flat(over_defaults(old)), _flat(over_defaults(new))
+    old, new = _said(old), _said(new)
     for key in [*new, *(key for key in old if key not in new)]:
         is_free = key.startswith(FREE_KEYS) or key.endswith('.remat')
         if old.get(key) != new.get(key) and not is_free:
@@ -263,8 +263,7 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     return None
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of a run, by dotted key."""
-    from flax import traverse_util  # here, as it brings JAX
-
-    return traverse_util.flatten_dict(without_unchosen(config), sep='.')
+    said = flat(without_unchosen(over_defaults(config)))
+    return {key: value for key, value in said.items() if value != {}}

@@ -10,6 +10,7 @@ FLOORS = [
     ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
     ['command_line'],
+    ['options'],
     ['analysis', 'benchmarks'],
     ['training', 'evaluation', 'interop'],
     ['embedding', 'probes'],
@@ -39,7 +40,7 @@ ONLY_IN = {
     'torch': {'interop'},
     'safetensors': {'interop'},
     'pyarrow': {'embedding'},
-    'absl': {'command_line', 'data'},
+    'absl': {'command_line', 'data', 'options'},
     'ml_collections': {
         'command_line',
         'main',

@@ -1,13 +1,20 @@
-"""Looks into a training: what its newest checkpoint has learned.
+"""Looks into what a run has learned: numbers and pictures of its newest checkpoint.
 
-    python -m bagssl_jax.analyze --what=cooccurrence --workdir=DIR [--config.KEY=VALUE ...]
+    python -m bagssl_jax.analyze --workdir=DIR [--what=NAME,NAME] [--images=FOLDER]
 
---what=cooccurrence runs the theorem that the spectral loss learns which patches occur together: in
-a small world whose truth is known, and on the training patches. It writes DIR/cooccurrence.json,
-DIR/figures/cooccurrence_known.png and DIR/figures/cooccurrence_patches.png.
+  --what      the looks to take; if not given, all that apply but those marked *
+  --images    a folder of photographs to look at, of any layout, without labels; if not given, the
+              images that the run was trained on. An imported encoder has none
 
-The configuration is the training's own; config.analysis, config.probe and config.data may be
-overridden.
+  cooccurrence *  how closely inner products of z follow how often patches occur together: in a
+                  small world whose truth is known, and on patches of the images. Takes a minute or
+                  more; needs scikit-learn (pip install '.[analysis]') and a projector
+
+Adds to DIR/analysis.json, and writes DIR/figures/NAME_*.png. Images of several sizes are resized
+to cover a square of config.probe.whole_size pixels.
+
+The configuration is the run's own; config.analysis, config.probe and config.data may be overridden
+by --config.KEY=VALUE.
 """
 
 from typing import TYPE_CHECKING
@@ -20,20 +27,20 @@ if TYPE_CHECKING:
     from bagssl_jax.runs import Run
 
 
-def look(config: 'ConfigDict', run: 'Run', what: str) -> None:
-    """Looks into `run` by the analysis `what`."""
+def look(config: 'ConfigDict', run: 'Run', what: str, images: str) -> None:
+    """Takes the looks `what` of `run`, at its own images or those in the folder `images`."""
     from bagssl_jax.analysis import analyze
 
-    analyze(config, run, what)
+    analyze(config, run, what, images)
 
 
 if __name__ == '__main__':
     cli.run(
         look,
         __doc__,
-        outlook='the same command starts anew',
+        outlook='analysis.json has the looks that were finished; the same command starts anew',
         config_file=False,
-        extra_flags=['what'],
+        extra_flags=['what', 'images'],
         settable=('analysis', 'probe', 'data'),
         together=True,
     )

@@ -233,6 +233,7 @@ def declared() -> dict[str, Any]:
     probe.alignment = ConfigDict()
 
     config.analysis = analysis = ConfigDict()
+    analysis.split = ''  # that looks are taken of; '': data.train_split
     analysis.cooccurrence = cooccurrence = ConfigDict()
     # Training images at most, chosen at random
     cooccurrence.max_images = within(2000, 1, 10**7)

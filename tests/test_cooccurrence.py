@@ -188,9 +188,10 @@ def run(shrunk, tmp_path):
 def test_a_run_leaves_numbers_and_figures(run, capsys):
     config, workdir = run
     analyze(config, Run.at(workdir), 'cooccurrence')
-    results = json.loads((workdir / 'cooccurrence.json').read_text())
-    assert results['dataset'] == 'photos'
-    assert results['step'] == 7
+    findings = json.loads((workdir / 'analysis.json').read_text())
+    assert (findings['dataset'], findings['step']) == ('photos', 7)
+    [results] = findings['looks'].values()
+    assert results['images'] == 'photos train[:96]'
     known = [row for row in results['rows'] if row['part'] == 'known']
     assert [row['width'] for row in known] == list(discrete_world.WIDTHS)
     for row in known:
@@ -209,13 +210,8 @@ def test_a_run_leaves_numbers_and_figures(run, capsys):
         assert 10 <= row['pairs'] < 64 * 63 / 2
     for name in ('known', 'patches'):
         assert (workdir / 'figures' / f'cooccurrence_{name}.png').stat().st_size > 10_000
+    for row in compared:
+        assert f' {row["spearman"]:.2f}' in results['figures'][1]['alt']
     out = capsys.readouterr().out
     for row in compared:
         assert f'{row["spearman"]:.3f}' in out
-
-
-def test_a_workdir_without_a_checkpoint_is_refused(shrunk, tmp_path):
-    run = Run.at(tmp_path)
-    run.claim(shrunk().to_dict(), None)
-    with pytest.raises(InputError, match='no checkpoint'):
-        analyze(shrunk(), run, 'cooccurrence')

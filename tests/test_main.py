@@ -416,13 +416,6 @@ def test_a_tilde_stands_for_the_home(shrunk, monkeypatch):
     assert shrunk('--config.data.dir=~/sets').data.dir == '/home/me/sets'
 
 
-@pytest.mark.parametrize('what', ['', 'coocurrence'])
-def test_an_unknown_analysis_lists_the_known(refusal, tmp_path, shrunk, what):
-    (tmp_path / 'config.json').write_text(shrunk().to_json())
-    line = refusal('analyze', f'--workdir={tmp_path}', f'--what={what}')
-    assert f'unknown --what {what!r}: choose from cooccurrence' in line
-
-
 def test_help_says_how(program):
     status, out, _ = program('main', '--help')
     assert status == 0

@@ -1,48 +1,111 @@
-"""Looks into what was learned: each analysis by its name."""
+"""Looks into what was learned: each by its name."""
 
+import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.analysis import cooccurrence
-from bagssl_jax.analysis.look import Look
-from bagssl_jax.data.datasets import open_dataset
+from bagssl_jax.analysis import cooccurrence, findings
+from bagssl_jax.analysis.look import Inapplicable, Look
+from bagssl_jax.data.datasets import Images, open_dataset
+from bagssl_jax.data.folder import load_files
 from bagssl_jax.embedding.encoder import load_encoder
-from bagssl_jax.errors import check_known
+from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.parallel import check_batch_size, local_mesh
+from bagssl_jax.records import note
 from bagssl_jax.runs import Run
 
-# Each takes the trained encoder, the untrained one, and training images; further the keyword
-# arguments seed and on_error, and those of its own group in config.analysis.
-ANALYSES: dict[str, Callable[..., Look]] = {'cooccurrence': cooccurrence.look}
+
+class Analysis(NamedTuple):
+    """An entry of the registry.
+
+    Attributes:
+      look: takes the trained encoder, the untrained one, and images, which are of one size;
+        further the keyword arguments seed and on_error, and those of its own group in
+        config.analysis. Raises Inapplicable where this look cannot be taken.
+      asked_for: why it is taken only where --what names it; '' where it is not so.
+    """
+
+    look: Callable[..., Look]
+    asked_for: str = ''
 
 
-def analyze(config: ConfigDict, run: Run, what: str) -> None:
-    """Runs the analysis `what` on the newest checkpoint of `run`.
+ANALYSES: dict[str, Analysis] = {
+    'cooccurrence': Analysis(cooccurrence.look, asked_for='it takes a minute or more'),
+}
 
-    Prints its table; writes WHAT.json ('dataset', 'step' and 'rows') and its figures as
-    figures/WHAT_NAME.png.
+
+def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> None:
+    """Takes looks into the newest checkpoint of `run`.
+
+    Prints their tables; writes analysis.json and figures/NAME_*.png after each.
+
+    Args:
+      config: the run's own, of which `analysis`, `probe` and `data` may differ.
+      run: trained here or imported.
+      what: names of `ANALYSES`, with commas between them. '' for all that apply and need not be
+        asked for; those that are left out are named, with the reason.
+      folder: of image files at any depth, of which the looks are taken; '' for the data set that
+        the configuration names.
 
     Raises:
-      InputError: an unknown name, no checkpoint, nothing can be written, or what the analysis
-        itself refuses.
+      InputError: an unknown name, no checkpoint, no images, nothing can be written, or a look that
+        `what` names does not apply.
     """
-    check_known('--what', what, ANALYSES)
+    names = [name.strip() for name in what.split(',')] if what else list(ANALYSES)
+    for name in names:
+        check_known('--what', name, ANALYSES)
     mesh, chunk = local_mesh(), config.probe.batch_size  # each process does all of it
     check_batch_size(chunk, mesh, 'probe.batch_size')
     run.check_writable()  # now, and not after hours of work
+    findings.read(run)
+    dataset, images = _images(config, folder)
     encoder = load_encoder(run, mesh=mesh, chunk=chunk)
-    look = ANALYSES[what](
-        encoder,
-        encoder.untrained(config.seed),
-        open_dataset(config.data).images(config.data.train_split),
-        seed=config.seed,
-        on_error=config.data.on_error,
-        **config.analysis[what],
-    )
-    found = {'dataset': config.data.name, 'step': encoder.step, 'rows': look.rows}
-    run.write_json(f'{what}.json', found, indent=1)
-    for name, figure in look.figures.items():
-        run.write_figure(f'{what}_{name}', figure)
-    print(f'{config.data.name}, step {encoder.step:,}')
-    print(look.table)
+    untrained = encoder.untrained(config.seed)
+    print(f'{images.title}, step {encoder.step:,}')
+    taken = 0
+    for name in names:
+        try:
+            if ANALYSES[name].asked_for and not what:
+                raise Inapplicable(f'{ANALYSES[name].asked_for}: ask for it by --what={name}')
+            found = ANALYSES[name].look(
+                encoder,
+                untrained,
+                images,
+                seed=config.seed,
+                on_error=config.data.on_error,
+                **config.analysis[name],
+            )
+        except Inapplicable as reason:
+            if what:
+                raise InputError(f'--what={name}: {reason}') from None
+            note(f'{name} is left out: {reason}')
+            continue
+        about = {'dataset': dataset, 'step': encoder.step, 'images': images.title}
+        findings.write(run, found, name=name, **about)
+        print('\n'.join([f'\n{name}', found.table, *found.notes]))
+        taken += 1
+    if not taken:
+        raise InputError('no look is left that applies')
+
+
+def _images(config: ConfigDict, folder: str) -> tuple[str, Images]:
+    """The name of the data set, and the images that are looked at: of one size.
+
+    Those of several sizes are resized to cover a square of probe.whole_size.
+
+    Raises:
+      InputError: there are none.
+    """
+    if folder:
+        name = os.path.basename(folder.rstrip('/'))
+        images = Images(name, load_files(folder), in_memory=False)
+        return name, images.of_one_size(config.probe.whole_size)
+    if config.get('imported') and config.data.name == 'photos':  # the default, which none chose
+        raise InputError(
+            'this encoder was imported and has no images of its own: give --images=FOLDER, or '
+            '--config.data.name=NAME and --config.data.dir=DIR'
+        )
+    images = open_dataset(config.data).images(config.analysis.split or config.data.train_split)
+    return config.data.name, images.of_one_size(config.probe.whole_size)

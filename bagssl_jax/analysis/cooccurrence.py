@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from bagssl_jax import processes
 from bagssl_jax.analysis import discrete_world
-from bagssl_jax.analysis.look import Look
+from bagssl_jax.analysis.look import Inapplicable, Look, Picture
 from bagssl_jax.data.cut import resized
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.data.geometry import grid_places
@@ -59,10 +59,41 @@ def look(
     )
     with jax.default_matmul_precision('highest'):  # accelerators would round to TF32 or bfloat16
         known, known_figure = discrete_world.known_truth()
+    spearman = {(row['encoder'], row['centered']): row['spearman'] for row in compared}
     return Look(
         rows=known + compared,
-        figures={'known': known_figure, 'patches': patches_figure},
         table=f'{discrete_world.table(known)}\n\n{table(compared)}',
+        figures={
+            'known': Picture(
+                known_figure,
+                alt=(
+                    'Left, learned inner products against the true co-occurrence ratio of 64 '
+                    'words: at width 8, the rank of the truth, all lie on the diagonal. Right, the '
+                    'relative error at each width: that of the best approximation of that rank, '
+                    'and from width 8 on nearly none.'
+                ),
+                caption=(
+                    'In a small world whose truth is known, the spectral loss has learned the '
+                    'ratio where the points lie on the diagonal.'
+                ),
+            ),
+            'patches': Picture(
+                patches_figure,
+                alt=(
+                    'Inner products of projections against how often two kinds of patches occur '
+                    'in one image, for the trained and the untrained encoder. Rank correlation: '
+                    + ', '.join(
+                        f'{name}{" centered" if centered else ""} {value:.2f}'
+                        for (name, centered), value in spearman.items()
+                    )
+                    + '.'
+                ),
+                caption=(
+                    'A point is a pair of kinds of patches; the more the points rise from left to '
+                    'right, the better inner products tell what occurs together.'
+                ),
+            ),
+        },
     )
 
 
@@ -105,8 +136,8 @@ def compare_patches(
       'pairs' (of codes), 'codes', 'images', 'patches' (an image's); and the figure.
 
     Raises:
-      InputError: there is no projector, scikit-learn is not installed, the images are too few, or
-        one cannot be read.
+      Inapplicable: there is no projector.
+      InputError: scikit-learn is not installed, the images are too few, or one cannot be read.
     """
     trained = encoders['trained']
     if trained.chunk < patches:
@@ -114,7 +145,7 @@ def compare_patches(
             f'probe.batch_size={trained.chunk} is less than a bag of {patches}: raise it'
         )
     if 'z' not in trained.widths:
-        raise InputError('this encoder has no projector, whose output is what is compared here')
+        raise Inapplicable('this encoder has no projector, whose output is what is compared here')
     images = images.part(max_images, seed=seed)
     view = GridPatches(trained.geometry, grid_places(patches))
 

@@ -14,7 +14,7 @@ from bagssl_jax.data.folder import load_folder
 from bagssl_jax.data.photos import load_photos
 from bagssl_jax.data.prepared import load_prepared
 from bagssl_jax.data.reading import next_readable, read_or_replace
-from bagssl_jax.data.sources import ArraySource, Part, Source
+from bagssl_jax.data.sources import ArraySource, CoveringSource, Part, Source
 from bagssl_jax.data.views import View
 from bagssl_jax.errors import InputError, UnreadableImage
 
@@ -168,6 +168,12 @@ class Images:
     def part(self, count: int, *, seed: int) -> 'Images':
         """So many of the images, drawn at random, in their order; all where there are fewer."""
         return dataclasses.replace(self, stored=Part(self.stored, count, seed=seed))
+
+    def of_one_size(self, side: int) -> 'Images':
+        """These images where they are of one size; else resized to cover a square of that side."""
+        if self.image_shape:
+            return self
+        return dataclasses.replace(self, stored=CoveringSource(self.stored, side))
 
     def bags(
         self,

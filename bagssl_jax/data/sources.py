@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from bagssl_jax.data.cut import Pixels
+from bagssl_jax.data.cut import Pixels, covering
 
 
 class Records(NamedTuple):
@@ -76,6 +76,42 @@ class ArraySource:
 
     def name(self, index: int) -> str:
         return f'{self.title} #{index}'
+
+
+@dataclasses.dataclass(frozen=True)
+class CoveringSource:
+    """Images of another source, resized to just cover a square, whose center they become.
+
+    Attributes:
+      stored: the other source.
+      side: of the square in pixels.
+    """
+
+    stored: Source
+    side: int
+    in_memory: ClassVar[bool] = False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.stored.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        return self.side, self.side
+
+    @property
+    def fingerprint(self) -> str:
+        return f'{self.stored.fingerprint} covering {self.side}'
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def read(self, numbers: np.ndarray) -> Records:
+        images, labels = self.stored.read(numbers)
+        return Records(np.stack([covering(x, self.side, self.side) for x in images]), labels)
+
+    def name(self, index: int) -> str:
+        return self.stored.name(index)
 
 
 class Part:

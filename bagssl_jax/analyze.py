@@ -6,6 +6,9 @@
   --images    a folder of photographs to look at, of any layout, without labels; if not given, the
               images that the run was trained on. An imported encoder has none
 
+  convergence     how near the mean of 1 to 256 patches is to the whole image's embedding, against
+                  other images and an untrained encoder
+
   cooccurrence *  how closely inner products of z follow how often patches occur together: in a
                   small world whose truth is known, and on patches of the images. Takes a minute or
                   more; needs scikit-learn (pip install '.[analysis]') and a projector

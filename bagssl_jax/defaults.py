@@ -242,6 +242,14 @@ def declared() -> dict[str, Any]:
     # Rarer pairs of codes, by chance, are left out
     cooccurrence.min_expected = above(20.0, 0, 1e9)
 
+    analysis.convergence = convergence = ConfigDict()
+    convergence.max_images = within(32, 2, 10**6)  # drawn at random
+    # The largest bag of random patches; the others are 1, 2, 4, ... of them
+    convergence.patches = within(256, 1, 4096)
+    # Shares of the image's area of patches that keep their pixels, beside those of the training
+    convergence.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
+    convergence.spaces = ('h', 'z')
+
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
     # That each stage is measured for, at least

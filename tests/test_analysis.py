@@ -124,3 +124,43 @@ def test_an_imported_encoder_asks_for_images(refusal, tmp_path, shrunk):
     (tmp_path / 'config.json').write_text(json.dumps(imported))
     line = refusal('analyze', f'--workdir={tmp_path}')
     assert 'has no images of its own: give --images=FOLDER' in line
+
+
+SMALL = (
+    '--what=convergence',
+    '--config.analysis.convergence.patches=4',
+    '--config.analysis.convergence.scales=(0.1,)',
+    '--config.analysis.convergence.spaces=h,z',
+    '--config.probe.whole_size=24',
+)
+
+
+def test_a_folder_of_photographs_is_looked_at_and_again_the_same(program, workdir, photographs):
+    arguments = 'analyze', f'--workdir={workdir}', f'--images={photographs}', *SMALL
+    status, out, err = program(*arguments)
+    assert (status, out) == (2, f'{photographs.name}, step 3\n')
+    assert err.count('below/4.png') == 1
+    status, out, _ = program(*arguments, '--config.data.on_error=skip')
+    assert status == 0
+    directory = Run.at(workdir).directory
+    first = (directory / 'analysis.json').read_text()
+    found = json.loads(first)
+    look = found['looks']['convergence']
+    assert (found['dataset'], look['images'], found['step']) == (photographs.name,) * 2 + (3,)
+    assert {row['images'] for row in look['rows']} == {4}
+    assert {row['side'] for row in look['rows']} == {8}  # 0.1 of 24x24 is as large as the run's
+    assert look['table'] in out
+    pictures = [(directory / figure['file']).read_bytes() for figure in look['figures']]
+    assert program(*arguments, '--config.data.on_error=skip')[:2] == (0, out)
+    assert (directory / 'analysis.json').read_text() == first
+    assert pictures == [(directory / figure['file']).read_bytes() for figure in look['figures']]
+
+
+def test_without_a_projector_h_alone_is_looked_at(program, tmp_path, photographs):
+    save_run(tmp_path, *TINY, '--config.projector.widths=()')
+    images = f'--images={photographs}', '--config.data.on_error=skip'
+    status, out, _ = program('analyze', f'--workdir={tmp_path}', *images, *SMALL)
+    assert status == 0
+    assert 'h alone: the encoder has no z' in out
+    findings = json.loads((tmp_path / 'analysis.json').read_text())
+    assert {row['space'] for row in findings['looks']['convergence']['rows']} == {'h'}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.analysis import cooccurrence, findings
+from bagssl_jax.analysis import convergence, cooccurrence, findings
 from bagssl_jax.analysis.look import Inapplicable, Look
 from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.data.folder import load_files
@@ -32,6 +32,7 @@ class Analysis(NamedTuple):
 
 
 ANALYSES: dict[str, Analysis] = {
+    'convergence': Analysis(convergence.look),
     'cooccurrence': Analysis(cooccurrence.look, asked_for='it takes a minute or more'),
 }
 

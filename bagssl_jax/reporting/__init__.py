@@ -1,0 +1,32 @@
+"""One HTML file of what a run's files say. It knows no JAX."""
+
+import dataclasses
+
+from bagssl_jax import processes
+from bagssl_jax.reporting.found import read_run
+from bagssl_jax.reporting.page import page
+from bagssl_jax.runs import Run
+
+NAME = 'report.html'
+
+
+def write_report(run: Run, other: Run | None = None) -> None:
+    """Writes report.html into a run's directory, made of the run's files alone.
+
+    Args:
+      run: what is reported; finished, under way, imported, or of an older version.
+      other: a run to show beside it; None for the one alone.
+
+    Raises:
+      InputError: there is no run in a directory, or the report cannot be written.
+    """
+    if not processes.is_first():
+        return
+    found = [read_run(run)]
+    if other is not None:
+        found += [read_run(other)]
+        found = [
+            dataclasses.replace(one, name=f'{letter} \N{MIDDLE DOT} {one.name}')
+            for letter, one in zip('AB', found, strict=True)
+        ]
+    run.write(NAME, page(found))

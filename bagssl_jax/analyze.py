@@ -13,8 +13,8 @@
                   small world whose truth is known, and on patches of the images. Takes a minute or
                   more; needs scikit-learn (pip install '.[analysis]') and a projector
 
-Adds to DIR/analysis.json, and writes DIR/figures/NAME_*.png. Images of several sizes are resized
-to cover a square of config.probe.whole_size pixels.
+Adds to DIR/analysis.json, and writes DIR/figures/NAME_*.png and DIR/report.html. Images of several
+sizes are resized to cover a square of config.probe.whole_size pixels.
 
 The configuration is the run's own; config.analysis, config.probe and config.data may be overridden
 by --config.KEY=VALUE.
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 def look(config: 'ConfigDict', run: 'Run', what: str, images: str) -> None:
     """Takes the looks `what` of `run`, at its own images or those in the folder `images`."""
     from bagssl_jax.analysis import analyze
+    from bagssl_jax.reporting import end_with_report
 
     analyze(config, run, what, images)
+    end_with_report(run)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Pretrains a patch encoder, and probes it.
+"""Pretrains a patch encoder, and probes it; DIR/report.html shows what came out.
 
     python -m bagssl_jax.main --config=configs/NAME.py[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE]
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def main(config: 'ConfigDict', run: 'Run') -> None:
-    """Trains, and then probes unless the configuration says not to."""
+    """Trains, probes unless the configuration says not to, and writes the report."""
     from bagssl_jax.data.datasets import open_dataset
     from bagssl_jax.evaluation.monitor import make_monitor
     from bagssl_jax.evaluation.plan import make_plan
     from bagssl_jax.evaluation.protocol import evaluate
+    from bagssl_jax.reporting import end_with_report
     from bagssl_jax.training.loop import train
 
     dataset = open_dataset(config.data)
@@ -31,6 +32,7 @@ def main(config: 'ConfigDict', run: 'Run') -> None:
     train(config, run, dataset, monitor)
     if plan is not None:
         evaluate(plan, run)
+    end_with_report(run)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,8 @@
     python -m bagssl_jax.probe --workdir=DIR [--config.KEY=VALUE ...]
 
 The configuration is the training's own, from DIR/config.json; the keys of config.probe and
-config.data may be overridden. Prints a table; writes DIR/results.json and DIR/figures/.
+config.data may be overridden. Prints a table; writes DIR/results.json, DIR/figures/ and
+DIR/report.html.
 """
 
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ def probe(config: 'ConfigDict', run: 'Run') -> None:
     from bagssl_jax.data.datasets import open_dataset
     from bagssl_jax.evaluation.plan import make_plan
     from bagssl_jax.evaluation.protocol import evaluate
+    from bagssl_jax.reporting import end_with_report
 
     evaluate(make_plan(config, open_dataset(config.data)), run)
+    end_with_report(run)
 
 
 if __name__ == '__main__':

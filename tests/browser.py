@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -105,15 +106,13 @@ class Page:
 def browser():
     """A page of a new Chromium, which ends with the context."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        ours, theirs = os.pipe(), os.pipe()  # to the browser, from it
+        # To the browser, and from it; above 4, so that neither is overwritten before it is copied.
+        ours, theirs = _pipe_above_4(), _pipe_above_4()
 
         def as_3_and_4():
             os.dup2(ours[0], 3)
             os.dup2(theirs[1], 4)
 
-        # Above 4, so that neither is overwritten before it is copied.
-        ours = tuple(os.dup2(end, end + 50) for end in ours)
-        theirs = tuple(os.dup2(end, end + 50) for end in theirs)
         process = subprocess.Popen(
             [find_chromium(), *FLAGS, f'--user-data-dir={profile}'],
             preexec_fn=as_3_and_4,
@@ -126,3 +125,13 @@ def browser():
         finally:
             process.terminate()
             process.wait(timeout=30)
+            for end in (*ours, *theirs):
+                os.close(end)
+
+
+def _pipe_above_4():
+    low = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
+    for end in low:
+        os.close(end)
+    return high

@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze', 'benchmark', 'prepare', 'import_torch', 'embed'],
+    ['main', 'probe', 'analyze', 'report', 'benchmark', 'prepare', 'import_torch', 'embed'],
     ['cli'],
     ['command_line'],
     ['options'],
@@ -23,6 +23,7 @@ FLOORS = [
         'device_crops',
         'group',
         'records',
+        'reporting',
     ],
     ['memory', 'parallel', 'runs', 'folders'],
     ['processes'],
@@ -53,7 +54,7 @@ ONLY_IN = {
         'benchmarks',
         'defaults',
     },
-    'PIL': {'data', 'benchmarks'},
+    'PIL': {'data', 'benchmarks', 'reporting'},
 }
 
 

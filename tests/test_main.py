@@ -38,6 +38,8 @@ def test_quickstart_trains_probes_and_reports(trained):
         '16 images a step on 2 cpu devices\n'
     ) in err
     assert re.search(r'train: 100%.*loss', err)
+    assert err.endswith(f'report: {workdir}/report.html\n')
+    assert 'Finished: 12 steps.' in (workdir / 'report.html').read_text()
     title, *table = out.splitlines()
     assert title == 'photos, step 12: top-1 on 40 test images, 96 to train on'
     assert len(table) == 1 + 2 * 3  # head; two encoders; two bags and the whole image

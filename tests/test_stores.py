@@ -163,7 +163,8 @@ def test_a_run_on_s3_is_killed_gone_on_with_and_probed(s3):
     assert status == 0, err
     assert 'from step ' in err
     names = [path.rpartition('/')[2] for path in s3.ls('bucket/runs/one', detail=False)]
-    left = ['checkpoints', 'config.json', 'data.json', 'figures', 'metrics.jsonl', 'results.json']
+    left = ['checkpoints', 'config.json', 'data.json', 'figures', 'metrics.jsonl', 'report.html']
+    left += ['results.json']
     assert [name for name in sorted(names) if not name.startswith('events')] == left
     rows = [json.loads(line) for line in s3.cat('bucket/runs/one/metrics.jsonl').splitlines()]
     assert [row['step'] for row in rows] == list(range(2, 121, 2))

@@ -1,6 +1,7 @@
 """One HTML file of what a run's files say. It knows no JAX."""
 
 import dataclasses
+import sys
 
 from bagssl_jax import processes
 from bagssl_jax.reporting.found import read_run
@@ -8,6 +9,17 @@ from bagssl_jax.reporting.page import page
 from bagssl_jax.runs import Run
 
 NAME = 'report.html'
+
+
+def end_with_report(run: Run) -> None:
+    """Writes the report of a run that a program has worked on, and says where it is.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    if processes.is_first():
+        write_report(run)
+        print(f'report: {run.directory / NAME}', file=sys.stderr)
 
 
 def write_report(run: Run, other: Run | None = None) -> None:
@@ -20,8 +32,6 @@ def write_report(run: Run, other: Run | None = None) -> None:
     Raises:
       InputError: there is no run in a directory, or the report cannot be written.
     """
-    if not processes.is_first():
-        return
     found = [read_run(run)]
     if other is not None:
         found += [read_run(other)]

@@ -138,7 +138,7 @@ def _chart(title: str, keys: Sequence[str], runs: Sequence[Found], how: str) -> 
             series.append(Series(name or title, points, style, note=last))
             said.append(_course(name, known))
     if lost:
-        how += f' Gaps are {lost:,} values that were not finite.'
+        how += f' Values that were not finite, and leave gaps: {lost:,}.'
     return chart(title, series, how=how, description=f'{title}: {"; ".join(said)}.')
 
 

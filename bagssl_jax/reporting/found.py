@@ -31,8 +31,9 @@ class Found:
       data: of data.json: 'images', 'classes', 'fingerprint'.
       metrics: rows, each of a step.
       results: of results.json first, then of other data sets and steps; each has 'rows'.
-      looks: of analysis.json: name -> 'rows' and 'figures'.
+      looks: of analysis.json: name -> 'rows', 'figures', 'notes' and 'images'.
       looked: the rest of analysis.json: 'dataset' and 'step'.
+      earlier: files of looks at other images or steps.
       pictures: name of a file in figures/ -> its content.
       logs: name of a file in errors/ -> its end.
       steps: of the checkpoints.
@@ -47,6 +48,7 @@ class Found:
     results: list[Mapping[str, Any]]
     looks: Mapping[str, Mapping[str, Any]]
     looked: Mapping[str, Any]
+    earlier: list[str]
     pictures: Mapping[str, bytes]
     logs: Mapping[str, str]
     steps: list[int]
@@ -96,6 +98,7 @@ def read_run(run: Run) -> Found:
         results=[found for found in results if found],
         looks=_known(looks if isinstance(looks, Mapping) else {}, problems),
         looked={key: value for key, value in analysis.items() if key != 'looks'},
+        earlier=tried(lambda: _names(run.directory, r'analysis-.*\.json'), []),
         pictures={name: content for name, content in contents.items() if content},
         logs={name: end[-LOG_TAIL:].decode(errors='replace') for name, end in ends.items()},
         steps=steps,
@@ -121,7 +124,13 @@ def _known(looks: Mapping[str, Any], problems: list[str]) -> dict[str, Mapping[s
             for part in (rows, figures)
         )
         if whole:
-            kept[name] = {'rows': rows, 'figures': figures}
+            notes = look.get('notes')
+            kept[name] = {
+                'rows': rows,
+                'figures': figures,
+                'notes': notes if isinstance(notes, list) else [],
+                'images': look.get('images'),
+            }
         else:
             problems.append(f'analysis.json is damaged: {name} is not as an analysis writes it')
     return kept

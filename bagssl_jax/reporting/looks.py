@@ -77,6 +77,10 @@ def looks_section(runs: Sequence[Found], problems: list[str]) -> list[Element]:
                 element('div', {'class': 'sides'}, parts) if len(runs) > 1 else parts,
             )
         )
+    for run in runs:
+        if run.earlier:
+            where = f'Looks at other images, or of other steps: {", ".join(run.earlier)}.'
+            made.append(element('p', {'class': 'lede'}, where))
     rest = [shelf.rest() for shelf in shelves]
     if any(len(part) for part in rest):
         title = element('h3', {}, 'Other pictures' if made else 'Pictures')
@@ -110,6 +114,8 @@ class _Shelf:
         if found is None:
             part.append(element('p', {'class': 'none'}, 'Not made of this run.'))
             return part
+        if found['images']:
+            part.append(element('p', {'class': 'lede'}, f'Of {shown(found["images"])}.'))
         for figure in found['figures']:
             file = pathlib.PurePosixPath(shown(figure.get('file'))).name
             if file not in self._pictures:
@@ -119,6 +125,7 @@ class _Shelf:
             self._left.pop(file, None)
             alt, caption = shown(figure.get('alt')), shown(figure.get('caption'))
             part.append(_figure(self._pictures[file], alt or caption or file, caption))
+        part.extend(element('p', {'class': 'lede'}, shown(note)) for note in found['notes'])
         if found['rows']:
             part.append(_numbers(found['rows']))
         return part

@@ -40,7 +40,8 @@ def settings_section(runs: Sequence[Found]) -> list[Element]:
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """By dotted key, without the settings of encoders, optimisers and objectives not chosen."""
     whole = all(
-        isinstance(config.get(group), Mapping) and 'name' in config[group] for group in CHOICES
+        isinstance(config.get(group), Mapping) and isinstance(config[group].get('name'), str)
+        for group in CHOICES
     )
     found = flat(without_unchosen(config) if whole else config)
     return {key: value for key, value in found.items() if value != {}}

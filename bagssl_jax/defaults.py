@@ -360,7 +360,10 @@ def _laid_over(default: Any, value: Any, key: str) -> Any:
     # Python takes True for 1.
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise InputError(f'{key}={value!r} must be {words}')
-    return type(default)(value)
+    try:
+        return type(default)(value)
+    except OverflowError:  # of a whole number with hundreds of digits
+        raise InputError(f'{key} must be {words} of fewer digits') from None
 
 
 def _tupled(tree: Any) -> Any:

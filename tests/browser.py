@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -106,17 +105,12 @@ class Page:
 def browser():
     """A page of a new Chromium, which ends with the context."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # To the browser, and from it; above 4, so that neither is overwritten before it is copied.
-        ours, theirs = _pipe_above_4(), _pipe_above_4()
-
-        def as_3_and_4():
-            os.dup2(ours[0], 3)
-            os.dup2(theirs[1], 4)
-
+        ours, theirs = os.pipe(), os.pipe()  # to the browser, from it
+        # It wants them as 3 and 4. A shell makes them so: forking with JAX would be warned of.
+        renamed = f'exec "$0" "$@" 3<&{ours[0]} 4>&{theirs[1]}'
         process = subprocess.Popen(
-            [find_chromium(), *FLAGS, f'--user-data-dir={profile}'],
-            preexec_fn=as_3_and_4,
-            pass_fds=(3, 4),
+            ['bash', '-c', renamed, find_chromium(), *FLAGS, f'--user-data-dir={profile}'],
+            pass_fds=(ours[0], theirs[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -127,11 +121,3 @@ def browser():
             process.wait(timeout=30)
             for end in (*ours, *theirs):
                 os.close(end)
-
-
-def _pipe_above_4():
-    low = os.pipe()
-    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
-    for end in low:
-        os.close(end)
-    return high

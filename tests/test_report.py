@@ -261,7 +261,21 @@ def test_a_missing_file_is_no_end(workdir, name):
 
 def test_whatever_json_the_files_hold_there_is_a_page(workdir):
     rng = random.Random(0)
-    values = [None, True, -1, 0, 1e308, 'x', EVIL, [], [None], {}, {'name': []}, [[1, 'a']]]
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        10**400,
+        'x',
+        EVIL,
+        [],
+        [None],
+        {},
+        {'name': []},
+        [[1, 'a']],
+    ]
 
     def broken(tree, depth=0):
         """The tree with some of its nodes replaced, the more likely the deeper they are."""

@@ -104,6 +104,7 @@ def _chart(
         for encoder, style in STYLES[number_of_run].items():
             rows = [row for row in _rows(run) if row.get('encoder') == encoder]
             bags = _matching(rows, setting, ('probe', *SETTING, *OF_BAGS), view='bag')
+            bags = [row for row in bags if is_number(row.get('patches'))]
             points = {places[row['patches']]: row for row in bags if row['patches'] in places}
             if not points:
                 continue

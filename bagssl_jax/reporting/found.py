@@ -156,8 +156,9 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    step = row.get('step') if isinstance(row, dict) else None
     # Of Python's True, too, isinstance says that it is a number.
-    return row if isinstance(row, dict) and type(row.get('step')) is int else None
+    return row if type(step) is int and abs(step) < 2**63 else None
 
 
 def _names(folder: epath.Path, pattern: str) -> list[str]:

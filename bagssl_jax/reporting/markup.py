@@ -1,6 +1,5 @@
 """HTML as a tree, which escapes whatever it holds."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,7 +55,7 @@ def clean(text: str) -> str:
 
 def number(value: float) -> str:
     """Four digits that count, or all of a whole number's; a true minus."""
-    if not math.isfinite(value):
+    if not is_number(value):
         text = str(value)
     elif float(value).is_integer() and abs(value) < 1e15:
         text = f'{int(value):,}'
@@ -86,5 +85,5 @@ def shown(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one, and finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that can be drawn: neither infinite nor next to it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

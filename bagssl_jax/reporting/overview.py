@@ -24,8 +24,9 @@ def progress(run: Found) -> tuple[int, int]:
     images, batch = run.data.get('images'), data.get('batch_size')
     if is_number(steps) and steps:
         return done, int(steps)
-    if is_number(epochs) and is_number(images) and is_number(batch) and batch:
-        return done, round(epochs * (images // batch))
+    if all(map(is_number, (epochs, images, batch))) and batch:
+        total = epochs * (images // batch)
+        return done, round(total) if is_number(total) else 0
     return done, 0
 
 

@@ -105,7 +105,10 @@ def declared() -> dict[str, Any]:
         # Channels of the first stage; h is 8, from resnet50 on 32 times as wide
         resnet.width = within(64, 1, 8192)
         resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
-        resnet.stem_init = 'he_normal'  # as torchvision's, or 'torch', as nn.Conv2d's own
+        # Of the kernels of convolutions: 'he_normal', as torchvision's; 'torch', as nn.Conv2d's
+        # own; 'lecun_normal', as SimCLR's; 'haiku', as BYOL's
+        resnet.stem_init = 'he_normal'
+        resnet.conv_init = 'he_normal'  # of all others
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
         # What the backward pass computes again, to save memory: 'none', 'norms' (in blocks, all
         # but the convolutions), 'blocks' (in blocks, everything)
@@ -116,15 +119,19 @@ def declared() -> dict[str, Any]:
     config.projector = projector = ConfigDict()
     # Of each linear layer; the last is the projection's. An imported encoder has none
     projector.widths = within((2048, 2048), 1, 65536, items=(0, 16))
-    # Of the linear layers: 'lecun_normal' kernels and biases of 0, or 'torch', as nn.Linear's
+    # Of the linear layers: 'lecun_normal' kernels and biases of 0, 'torch', as nn.Linear's,
+    # 'normal', of deviation .01, as SimCLR's, or 'haiku', as BYOL's
     projector.init = 'lecun_normal'
     projector.last_bias = True  # of the last layer; the others have BatchNorm's
+    # Whether BatchNorm, with a scale but without a bias, comes behind the last layer: SimCLR's
+    projector.last_norm = False
 
     config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
     # The last must be the projection's width
     predictor.widths = within((4096, 2048), 1, 65536, items=(1, 16))
     predictor.init = 'lecun_normal'
     predictor.last_bias = True
+    predictor.last_norm = False
 
     config.target = target = ConfigDict()  # the momentum network of the same objectives
     target.momentum = share(0.996)  # at the start; a cosine leads to 1
@@ -136,6 +143,7 @@ def declared() -> dict[str, Any]:
     objective.byol = ConfigDict()
     objective.simclr = simclr = ConfigDict()
     simclr.temperature = within(0.5, 0.001, 1000)
+    simclr.weight = within(1.0, 0, 1e6)  # of the loss; 2 is that of its authors' code
     objective.spectral = spectral = ConfigDict()
     spectral.weight = within(1.0, 1e-6, 1e6)  # w: longer projections for a smaller one
     objective.tcr = tcr = ConfigDict()
@@ -147,8 +155,8 @@ def declared() -> dict[str, Any]:
     vicreg.covariance_weight = within(1.0, 0, 1e6)
 
     config.optimizer = optimizer = ConfigDict()
-    # 'sgd' (Nesterov), 'lars', 'lars_vicreg' (VICReg's, Barlow Twins'), 'larc' (EMP-SSL's) or
-    # 'adamw'
+    # 'sgd' (Nesterov), 'lars' (SimCLR's), 'lars_vicreg' (VICReg's, BYOL's, Barlow Twins'),
+    # 'larc' (EMP-SSL's) or 'adamw'
     optimizer.name = 'lars'
     optimizer.learning_rate = within(0.3, 0, 1e9)
     optimizer.scale_by_batch = True  # the learning rate is that at 256 images a step
@@ -162,9 +170,12 @@ def declared() -> dict[str, Any]:
     optimizer.lars = lars = ConfigDict()
     lars.momentum = share(0.9)
     lars.trust_coefficient = above(0.001, 0, 1000)
+    lars.nesterov = True  # False: SimCLR's
     optimizer.lars_vicreg = lars_vicreg = ConfigDict()
     lars_vicreg.momentum = share(0.9)
     lars_vicreg.trust_coefficient = above(0.001, 0, 1000)
+    # Of the learning rate, for biases and norms: .024 are Barlow Twins' .0048 beside .2
+    lars_vicreg.bias_factor = above(1.0, 0, 1000)
     optimizer.larc = larc = ConfigDict()
     larc.momentum = share(0.9)
     larc.trust_coefficient = above(0.005, 0, 1000)

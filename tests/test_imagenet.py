@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+from bagssl_jax import command_line
+
 CONFIG = f'--config={REPOSITORY}/configs/imagenet.py'
 SMALL = (
     '--config.data.name=folder',
@@ -56,25 +58,40 @@ def test_it_trains_on_images_as_they_are(program, photographs, tmp_path, argumen
 
 
 @pytest.mark.slow
-def test_vicregs_own_recipe(program, photographs, tmp_path):
+@pytest.mark.parametrize('recipe', ['vicreg', 'barlow', 'simclr', 'byol'])
+def test_the_authors_recipes_train(program, photographs, tmp_path, recipe):
     workdir = tmp_path / 'run'
     status, _, err = program(
-        'main', f'{CONFIG}:vicreg', f'--workdir={workdir}', f'--config.data.dir={photographs}',
-        *SMALL, '--config.patches.resize=32',
+        'main', f'{CONFIG}:{recipe}', f'--workdir={workdir}', f'--config.data.dir={photographs}',
+        *SMALL, '--config.patches.resize=32', '--config.predictor.widths=8,8',
     )  # fmt: skip
     assert status == 0, err
     assert err.splitlines()[-1] == 'trained to step 2'  # also of the image smaller than a patch
     config = json.loads((workdir / 'config.json').read_text())
     assert config['crops'] == 'multiscale'
-    assert config['augment']['blur_by_index'] == [1.0, 0.1]
+    assert config['objective']['name'] == recipe
     log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert np.isfinite([row['loss'] for row in log]).all()
 
 
 @pytest.mark.parametrize(
+    ('recipe', 'rate'), [('vicreg', 1.6), ('barlow', 1.6), ('simclr', 4.8), ('byol', 3.2)]
+)
+def test_the_authors_learning_rates(recipe, rate):
+    argv = ['main', '--workdir=unused', f'{CONFIG}:{recipe}']
+    config, _ = command_line.parse(argv, config_file=True)
+    assert config.optimizer.learning_rate * config.data.batch_size / 256 == pytest.approx(rate)
+    assert config.optimizer.scale_by_batch
+
+
+@pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ('patch16', "unknown argument 'patch16': choose from patch32, patch64, patch100, vicreg"),
+        (
+            'patch16',
+            "unknown argument 'patch16': choose from patch32, patch64, patch100, vicreg, tcr, "
+            'barlow, simclr, byol',
+        ),
         ('patch32,patch64', "'patch32,patch64' names several patches or objectives"),
     ],
 )

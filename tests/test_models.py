@@ -245,3 +245,47 @@ def test_what_depends_on_the_side_has_that_of_the_patches():
     assert variables['encoder']['params']['pos_embedding'].shape == (8, 8, 3)
     assert variables['projector']['params']['dense1']['kernel'].shape == (3, 6)
     assert 'predictor' not in variables
+
+
+@pytest.mark.parametrize(
+    ('init', 'variance'),
+    # Times the inputs of a kernel: torchvision's goes by the outputs, which are as many here.
+    [('he_normal', 2.0), ('torch', 1 / 3), ('lecun_normal', 1.0), ('haiku', 0.7737)],
+)
+def test_how_convolutions_begin(init, variance):
+    encoder = ResNet(stages=(1,), width=64, stem_init=init, conv_init=init)
+    kernels = jax.jit(encoder.init, static_argnames='train')(
+        jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False
+    )['params']
+    kernel = kernels['stage1_block1']['conv1']['kernel']
+    np.testing.assert_allclose(kernel.var() * 9 * 64, variance, rtol=0.03)
+    stem = kernels['stem_conv']['kernel']
+    inputs = 64 if init == 'he_normal' else 3
+    np.testing.assert_allclose(stem.var() * 9 * inputs, variance, rtol=0.15)
+
+
+def test_the_last_norm_has_a_scale_alone():
+    projector = make_projector(
+        widths=(6, 4), dtype='float32', init='normal', last_bias=False, last_norm=True
+    )
+    h = jax.random.normal(jax.random.key(0), (50, 8))
+    variables = projector.init(jax.random.key(1), h, train=False)
+    assert {k: v.keys() for k, v in variables['params'].items()} == {
+        'dense1': {'kernel'},
+        'norm1': {'scale', 'bias'},
+        'dense2': {'kernel'},
+        'norm2': {'scale'},
+    }
+    np.testing.assert_allclose(variables['params']['dense1']['kernel'].std(), 0.01, rtol=0.3)
+
+    def forward(h):
+        return projector.apply(variables, h, train=True, mutable=['batch_stats'])[0][0]
+
+    mesh = make_mesh(jax.devices()[:1])
+    z = jax.shard_map(forward, mesh=mesh, in_specs=P(DATA_AXIS), out_specs=P(DATA_AXIS))(h)
+    np.testing.assert_allclose(z.mean(axis=0), np.zeros(4), atol=1e-5)
+    for groups in (1, 5):
+        grouped = projector.clone(norm_groups=groups)
+        assert jax.eval_shape(grouped.init, jax.random.key(0), h, train=False)['params'].keys() == (
+            variables['params'].keys()
+        )

@@ -109,6 +109,11 @@ def test_simclr_by_hand():
     np.testing.assert_allclose(loss, -np.log(np.e**4 / (np.e**4 + 2)), rtol=1e-5)
 
 
+def test_simclrs_code_weighs_the_papers_loss_twice():
+    z = random_bags(2)
+    np.testing.assert_allclose(simclr(z, weight=2.0)[0], 2 * simclr(z)[0], rtol=1e-6)
+
+
 def test_byol_by_hand():
     prediction = jnp.array([[[3.0, 0.0], [0.0, 2.0]]])
     target = jnp.array([[[1.0, 0.0], [5.0, 0.0]]])

@@ -22,9 +22,10 @@ SETTINGS = {
 }
 
 
-def first_update(name, params=PARAMS, grads=GRADS):
+def first_update(name, params=PARAMS, grads=GRADS, settings=None):
     schedule = optax.constant_schedule(0.5)
-    optimizer = make_optimizer(name, SETTINGS.get(name, {}), schedule, weight_decay=0.1)
+    settings = settings or SETTINGS.get(name, {})
+    optimizer = make_optimizer(name, settings, schedule, weight_decay=0.1)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     return updates
 
@@ -49,6 +50,20 @@ def test_vicregs_lars_is_not_nesterovs():
     decayed = GRADS['kernel'] + 0.1 * PARAMS['kernel']
     np.testing.assert_allclose(updates['kernel'], -0.5 * 0.001 * 5 / 1.5 * decayed, rtol=1e-5)
     np.testing.assert_allclose(updates['bias'], -0.5 * GRADS['bias'], rtol=1e-6)
+
+
+def test_simclrs_lars_is_not_nesterovs():
+    nesterov = first_update('lars')
+    plain = first_update('lars', settings={**SETTINGS['lars'], 'nesterov': False})
+    for name, update in plain.items():
+        np.testing.assert_allclose(1.9 * update, nesterov[name], rtol=1e-6)
+
+
+def test_barlow_twins_biases_have_a_rate_of_their_own():
+    alike = first_update('lars_vicreg')
+    own = first_update('lars_vicreg', settings={**SETTINGS['lars_vicreg'], 'bias_factor': 0.024})
+    np.testing.assert_array_equal(own['kernel'], alike['kernel'])
+    np.testing.assert_allclose(own['bias'], 0.024 * alike['bias'], rtol=1e-6)
 
 
 @pytest.mark.parametrize(('larger', 'ratio'), [(1, 1.0), (0.01, 0.05 / 100.005)])

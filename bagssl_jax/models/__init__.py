@@ -83,7 +83,12 @@ def make_encoder(
 
 
 def make_projector(
-    *, widths: tuple[int, ...], dtype: str, init: str = 'lecun_normal', last_bias: bool = True
+    *,
+    widths: tuple[int, ...],
+    dtype: str,
+    init: str = 'lecun_normal',
+    last_bias: bool = True,
+    last_norm: bool = False,
 ) -> Projector:
     """The projector, or the predictor, that a configuration describes.
 
@@ -92,7 +97,11 @@ def make_projector(
     """
     check_known('projector.init', init, INITS)
     return Projector(
-        widths=tuple(widths), dtype=_dtype(dtype), initializer=init, last_bias=last_bias
+        widths=tuple(widths),
+        dtype=_dtype(dtype),
+        initializer=init,
+        last_bias=last_bias,
+        last_norm=last_norm,
     )
 
 

@@ -12,6 +12,8 @@ from bagssl_jax.models.convolution import convolve
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # What nn.Linear and nn.Conv2d give their kernels: uniform within 1 / sqrt(fan_in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# What Haiku gives them: normal, cut off at two deviations of 1 / sqrt(fan_in), which leaves .88.
+haiku_normal = nn.initializers.variance_scaling(0.87962566**2, 'fan_in', 'truncated_normal')
 
 
 class Conv(nn.Module):
@@ -42,5 +44,6 @@ class Conv(nn.Module):
 
 def scale_pixels(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """RGB [n h w 3] in [0, 1] to zero mean and unit deviation by the data's `mean` and `std`."""
-    mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (mean, std))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    mean, std = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in (mean, std))
     return (x - mean) / std

@@ -44,6 +44,7 @@ class _GroupedBatchNorm(nn.Module):
     epsilon: float
     dtype: Any
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,7 +53,9 @@ class _GroupedBatchNorm(nn.Module):
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32)
         scale = self.param('scale', self.scale_init, shape, jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+        bias = jnp.zeros(shape)
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
         if not self.train:
             mean, var = running_mean.value[None], running_var.value[None]
         else:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bagssl_jax.models.layers import torch_uniform
+from bagssl_jax.models.layers import haiku_normal, torch_uniform
 from bagssl_jax.models.norms import norm_layer
 
 
@@ -21,6 +21,7 @@ class Projector(nn.Module):
       norm_groups: of BatchNorm, as for `norm_layer`.
       initializer: of the layers, one of `INITS`.
       last_bias: whether the last layer has a bias; the others have BatchNorm's.
+      last_norm: whether BatchNorm, with a scale but without a bias, comes behind the last layer.
     """
 
     widths: Sequence[int]
@@ -28,6 +29,7 @@ class Projector(nn.Module):
     norm_groups: int = 1
     initializer: str = 'lecun_normal'
     last_bias: bool = True
+    last_norm: bool = False
 
     @nn.compact
     def __call__(self, h: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -46,6 +48,8 @@ class Projector(nn.Module):
             bias_init=bias_init(x.shape[-1]),
             name=f'dense{len(self.widths)}',
         )(x)
+        if self.last_norm:
+            z = norm(name=f'norm{len(self.widths)}', use_bias=False)(z)
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), hidden
 
 
@@ -59,4 +63,6 @@ def _torch_bias(inputs: int) -> nn.initializers.Initializer:
 INITS = {
     'lecun_normal': (nn.initializers.lecun_normal(), lambda inputs: nn.initializers.zeros),
     'torch': (torch_uniform, _torch_bias),
+    'normal': (nn.initializers.normal(0.01), lambda inputs: nn.initializers.zeros),
+    'haiku': (haiku_normal, lambda inputs: nn.initializers.zeros),
 }

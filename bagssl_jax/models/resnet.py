@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
-from bagssl_jax.models.layers import Conv, he_normal, scale_pixels, torch_uniform
+from bagssl_jax.models.layers import Conv, haiku_normal, he_normal, scale_pixels, torch_uniform
 from bagssl_jax.models.norms import norm_layer
 
 HALF = (0.5, 0.5, 0.5)
@@ -19,7 +19,12 @@ REMAT = {
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 STEMS = ('cifar', 'imagenet', 'cifar_pad2')
-STEM_INITS = {'he_normal': he_normal, 'torch': torch_uniform}
+CONV_INITS = {
+    'he_normal': he_normal,
+    'torch': torch_uniform,
+    'lecun_normal': nn.initializers.lecun_normal(),
+    'haiku': haiku_normal,
+}
 
 
 class ResNet(nn.Module):
@@ -31,8 +36,9 @@ class ResNet(nn.Module):
       width: channels of the stem and of the first stage; 64 in the paper.
       stem: 'cifar' (3x3, stride 1), 'imagenet' (7x7, stride 2, and 3x3 max-pooling), or
         'cifar_pad2' (3x3, stride 1, padded by 2 as in solo-learn).
-      stem_init: of the stem's kernel: 'he_normal', as of all others, in torchvision too, or 'torch'
-        (`layers.torch_uniform`), as of an nn.Conv2d that took its place.
+      stem_init: of the stem's kernel: one of `CONV_INITS`, 'he_normal' as torchvision's; 'torch'
+        (`layers.torch_uniform`) as of an nn.Conv2d that took its place.
+      conv_init: of all other kernels, likewise.
       zero_init_last: start the last BatchNorm scale of every block at zero, so that the block
         starts as the identity (Goyal et al., arXiv 1706.02677).
       dtype: of the computation; parameters, statistics and output are float32.
@@ -47,6 +53,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = 'cifar'
     stem_init: str = 'he_normal'
+    conv_init: str = 'he_normal'
     zero_init_last: bool = False
     dtype: Any = jnp.float32
     mean: tuple[float, ...] = HALF
@@ -62,7 +69,7 @@ class ResNet(nn.Module):
         if self.stem == 'cifar_pad2':
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the convolution pads by 1 itself
         kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-        init = STEM_INITS[self.stem_init]
+        init = CONV_INITS[self.stem_init]
         x = Conv(self.width, kernel, stride, self.dtype, init, name='stem_conv')(x)
         x = nn.relu(norm(name='stem_norm')(x))
         if self.stem == 'imagenet':
@@ -79,6 +86,7 @@ class ResNet(nn.Module):
                     zero_init_last=self.zero_init_last,
                     dtype=self.dtype,
                     norm_groups=self.norm_groups,
+                    init=CONV_INITS[self.conv_init],
                     name=f'stage{stage + 1}_block{i + 1}',
                 )(x, train)
         return _pool(x), {'map': x}
@@ -117,6 +125,7 @@ def resnet(
     width: int,
     stem: str,
     stem_init: str = 'he_normal',
+    conv_init: str = 'he_normal',
     zero_init_last: bool,
     remat: str = 'none',
     dtype: Any,
@@ -126,10 +135,11 @@ def resnet(
     """A ResNet as its group in a configuration describes it; arguments as for `ResNet`.
 
     Raises:
-      InputError: an unknown stem, stem_init or remat.
+      InputError: an unknown stem, stem_init, conv_init or remat.
     """
     check_known('encoder.stem', stem, STEMS)
-    check_known('encoder.stem_init', stem_init, STEM_INITS)
+    check_known('encoder.stem_init', stem_init, CONV_INITS)
+    check_known('encoder.conv_init', conv_init, CONV_INITS)
     check_known('encoder.remat', remat, REMAT)
     return ResNet(
         stages=stages,
@@ -137,6 +147,7 @@ def resnet(
         width=width,
         stem=stem,
         stem_init=stem_init,
+        conv_init=conv_init,
         zero_init_last=zero_init_last,
         remat=remat,
         dtype=dtype,
@@ -156,16 +167,17 @@ class _BasicBlock(nn.Module):
     zero_init_last: bool
     dtype: Any
     norm_groups: int
+    init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype, self.norm_groups)
-        y = Conv(self.width, 3, self.stride, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 3, self.stride, self.dtype, self.init, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, 1, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, 1, self.dtype, self.init, name='conv2')(y)
         y = norm(name='norm2', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = Conv(self.width, 1, self.stride, self.dtype, self.init, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 
@@ -176,18 +188,19 @@ class _Bottleneck(nn.Module):
     zero_init_last: bool
     dtype: Any
     norm_groups: int
+    init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = norm_layer(train, self.dtype, self.norm_groups)
-        y = Conv(self.width, 1, 1, self.dtype, name='conv1')(x)
+        y = Conv(self.width, 1, 1, self.dtype, self.init, name='conv1')(x)
         y = nn.relu(norm(name='norm1')(y))
-        y = Conv(self.width, 3, self.stride, self.dtype, name='conv2')(y)
+        y = Conv(self.width, 3, self.stride, self.dtype, self.init, name='conv2')(y)
         y = nn.relu(norm(name='norm2')(y))
-        y = Conv(4 * self.width, 1, 1, self.dtype, name='conv3')(y)
+        y = Conv(4 * self.width, 1, 1, self.dtype, self.init, name='conv3')(y)
         y = norm(name='norm3', scale_init=_last_scale(self.zero_init_last))(y)
         if x.shape != y.shape:
-            x = Conv(4 * self.width, 1, self.stride, self.dtype, name='shortcut_conv')(x)
+            x = Conv(4 * self.width, 1, self.stride, self.dtype, self.init, name='shortcut_conv')(x)
             x = norm(name='shortcut_norm')(x)
         return nn.relu(x + y)
 

@@ -11,6 +11,7 @@ def simclr(
     z: jax.Array,
     *,
     temperature: float = 0.5,
+    weight: float = 1.0,
     axis_name: str | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -19,7 +20,7 @@ def simclr(
     With s the cosine similarity, i the anchor, j != i another patch of its image (the positive)
     and n running over all patches of all *other* images (the negatives),
 
-        loss = mean_{i, j} -log(e^(s_ij / T) / (e^(s_ij / T) + sum_n e^(s_in / T)))       (eq. 1)
+        loss = weight mean_{i, j} -log(e^(s_ij / T) / (e^(s_ij / T) + sum_n e^(s_in / T)))  (eq. 1)
 
     For two patches that is NT-Xent, averaged over the 2b anchors. For more, every pair (i, j) is
     a term of its own, and an anchor's other positives are not in its denominator. SupCon's
@@ -31,6 +32,8 @@ def simclr(
     Args:
       z: projections [b p k], p >= 2; under shard_map this device's images. Normalised here.
       temperature: T; 0.5 is the paper's for CIFAR-10, 0.1 for ImageNet.
+      weight: 1 is the paper's mean over the anchors; 2 that of the authors' code
+        (tf2/objective.py), which adds the means of the two views.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
       key: of random draws, of which this objective makes none.
 
@@ -53,7 +56,7 @@ def simclr(
     positives = jnp.einsum('ipk,iqk->ipq', z, z)
     # -log(e^a / (e^a + e^n)) = softplus(n - a), exact also where it is almost nothing.
     pairs = jax.nn.softplus(negatives[..., None] - positives / temperature)
-    loss = mean_over(_mean_of_pairs(pairs), axis_name)
+    loss = weight * mean_over(_mean_of_pairs(pairs), axis_name)
     return loss, {'similarity': mean_over(_mean_of_pairs(positives), axis_name)}
 
 

@@ -52,12 +52,18 @@ def sgd(
 
 
 def lars(
-    schedule: optax.Schedule, *, weight_decay: float, momentum: float, trust_coefficient: float
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    momentum: float,
+    trust_coefficient: float,
+    nesterov: bool = True,
 ) -> optax.GradientTransformation:
-    """LARS (arXiv 1708.03888) with Nesterov momentum; `trust_coefficient` is its eta.
+    """LARS (arXiv 1708.03888) with momentum, Nesterov's or not; `trust_coefficient` is its eta.
 
     The weight decay is added to the gradient. What is not decayed is not scaled either. As in the
-    paper, momentum is of updates, which hold their learning rate.
+    paper, momentum is of updates, which hold their learning rate. Without Nesterov's, equal to
+    class LARSOptimizer of tf2/lars_optimizer.py (google-research/simclr), by test.
     """
     return optax.lars(
         schedule,
@@ -66,24 +72,34 @@ def lars(
         trust_coefficient=trust_coefficient,
         trust_ratio_mask=are_kernels,
         momentum=momentum,
-        nesterov=True,
+        nesterov=nesterov,
     )
 
 
 def lars_vicreg(
-    schedule: optax.Schedule, *, weight_decay: float, momentum: float, trust_coefficient: float
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    momentum: float,
+    trust_coefficient: float,
+    bias_factor: float = 1.0,
 ) -> optax.GradientTransformation:
-    """LARS as VICReg's and Barlow Twins' code has it: as `lars`, but for the momentum.
+    """LARS as the code of VICReg, BYOL and Barlow Twins has it: as `lars`, but for the momentum.
 
     It is of the scaled gradients, which the learning rate multiplies afterwards, and not
-    Nesterov's. Equal to class LARS of main_vicreg.py (facebookresearch/vicreg), by test.
+    Nesterov's. What is no kernel learns at `bias_factor` times that rate, which is Barlow Twins'
+    alone. Equal to class LARS of main_vicreg.py (facebookresearch/vicreg) and of main.py
+    (facebookresearch/barlowtwins), and to utils/optimizers.py of BYOL (deepmind-research), by test.
     """
-    return optax.chain(
+    parts = [
         optax.add_decayed_weights(weight_decay, are_kernels),
         optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), are_kernels),
         optax.trace(momentum),
         optax.scale_by_learning_rate(schedule),
-    )
+    ]
+    if bias_factor != 1:  # a part more is a state more, which older runs have not stored
+        parts.append(optax.masked(optax.scale(bias_factor), are_no_kernels))
+    return optax.chain(*parts)
 
 
 def larc(
@@ -168,3 +184,8 @@ def are_kernels(params: optax.Params) -> optax.Params:
     False for everything else, such as biases, norms, and embeddings of positions.
     """
     return jax.tree.map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def are_no_kernels(params: optax.Params) -> optax.Params:
+    """The other way round."""
+    return jax.tree.map(lambda kernel: not kernel, are_kernels(params))

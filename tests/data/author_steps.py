@@ -1,10 +1,11 @@
-"""Trains small networks for 20 steps by the code of EMP-SSL's and VICReg's authors, in float64.
+"""Trains small networks for 20 steps by the code of three recipes' authors, in float64.
 
-    git clone https://github.com/tsb0601/EMP-SSL            (8fc3758 was used)
-    git clone https://github.com/facebookresearch/vicreg    (4e12602)
-    PYTHONPATH=.:tests python tests/data/author_steps.py EMP-SSL vicreg
+    git clone https://github.com/tsb0601/EMP-SSL                  (8fc3758 was used)
+    git clone https://github.com/facebookresearch/vicreg          (4e12602)
+    git clone https://github.com/facebookresearch/barlowtwins     (8e8d284)
+    PYTHONPATH=.:tests python tests/data/author_steps.py EMP-SSL vicreg barlowtwins
 
-With PyTorch (2.13.0 was used), but not torchvision: EMP-SSL builds its encoder on torchvision's
+With PyTorch (2.13.0 was used), but not torchvision: EMP-SSL and Barlow Twins build on torchvision's
 ResNet, whose place VICReg's takes, which has the same layers. Writes author_steps.npz beside this
 file: of each, the losses, and all arrays after the last step. Losses, optimisers, projectors and
 learning rates are the authors'; the networks are narrower, and start from arrays of the test's.
@@ -20,11 +21,12 @@ import torch
 from test_author_steps import CASES, STEPS, exported, start
 
 
-def main(emp_ssl, vicreg):
+def main(emp_ssl, vicreg, barlow_twins):
     torch.set_default_dtype(torch.float64)
-    for name in ('torchvision', 'torchvision.models', 'torchvision.datasets'):
-        sys.modules[name] = types.ModuleType(name)
-    sys.modules['torchvision'].datasets = sys.modules['torchvision.datasets']
+    sys.modules['torchvision'] = torchvision = types.ModuleType('torchvision')
+    for name in ('models', 'datasets', 'transforms'):
+        sys.modules[f'torchvision.{name}'] = types.ModuleType(name)
+        setattr(torchvision, name, sys.modules[f'torchvision.{name}'])
     sys.modules['augmentations'] = types.ModuleType('augmentations')
     sys.path.insert(0, vicreg)
     import resnet
@@ -40,10 +42,17 @@ def main(emp_ssl, vicreg):
         return Narrow(block, [1, 1, 1, 1], width_per_group=width, zero_init_residual=True)
 
     found = {}
-    for name, make in (('emp_ssl', of_emp_ssl), ('vicreg', of_vicreg)):
+    torch.distributed.init_process_group(
+        'gloo', init_method='tcp://localhost:29511', rank=0, world_size=1
+    )
+    for name, make, directory in (
+        ('emp_ssl', of_emp_ssl, emp_ssl),
+        ('vicreg', of_vicreg, vicreg),
+        ('barlow', of_barlow_twins, barlow_twins),
+    ):
         case = CASES[name]
-        loss, net, optimizer, schedule = make(emp_ssl, resnet, narrow, case)
-        load(net, exported(*start(case)))
+        loss, net, optimizer, schedule = make(directory, resnet, narrow, case)
+        load(net, exported(start(case)))
         losses = []
         for step, patches in enumerate(case.batches()):
             before, after = schedule
@@ -105,9 +114,6 @@ def of_vicreg(directory, resnet, narrow, case):
     del directory
     import main_vicreg
 
-    torch.distributed.init_process_group(
-        'gloo', init_method='tcp://localhost:29511', rank=0, world_size=1
-    )
     resnet.narrow = lambda zero_init_residual: (
         narrow(resnet.Bottleneck, case.width),
         32 * case.width,
@@ -131,6 +137,33 @@ def of_vicreg(directory, resnet, narrow, case):
     return lambda net, x: net(*x), net, optimizer, (before, lambda: None)
 
 
+def of_barlow_twins(directory, resnet, narrow, case):
+    """As main.py has it, but for the width of its encoder."""
+    torchvision = sys.modules['torchvision']
+    torchvision.models.resnet50 = lambda zero_init_residual: narrow(resnet.Bottleneck, case.width)
+    text = (pathlib.Path(directory) / 'main.py').read_text()
+    text = text.replace('sizes = [2048]', f'sizes = [{32 * case.width}]')
+    names = {'__name__': 'barlow_twins'}
+    exec(compile(text, 'main.py', 'exec'), names)
+    args = types.SimpleNamespace(
+        projector='-'.join(map(str, case.projector)), batch_size=case.images, lambd=0.0051,
+        epochs=STEPS, learning_rate_weights=0.2, learning_rate_biases=0.0048,
+    )  # fmt: skip
+    net = names['BarlowTwins'](args)
+    groups = [
+        {'params': [p for p in net.parameters() if (p.ndim == 1) == biases]}
+        for biases in (False, True)
+    ]
+    optimizer = names['LARS'](
+        groups, lr=0, weight_decay=1e-6, weight_decay_filter=True, lars_adaptation_filter=True
+    )
+
+    def before(step):
+        names['adjust_learning_rate'](args, optimizer, [None], step)
+
+    return lambda net, x: net(*x), net, optimizer, (before, lambda: None)
+
+
 def load(net, wanted):
     with torch.no_grad():
         for key, array in arrays(net).items():
@@ -144,7 +177,7 @@ def load(net, wanted):
 def arrays(net):
     """As `exported` names them: those of the backbone, and of the projector's linear layers."""
     found = {}
-    heads = [m for name, m in net.named_children() if name != 'backbone']
+    heads = [m for m in net.children() if isinstance(m, torch.nn.Sequential)]
     for key, array in net.backbone.state_dict(keep_vars=True).items():
         found[f'backbone.{key}'] = array
     layers = [layer for head in heads for layer in head]

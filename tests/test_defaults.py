@@ -109,7 +109,7 @@ def test_moved_keys_are_those_of_the_chosen_entry():
     expected = {**defaults['encoder']['resnet50'], 'width': 16, 'stem': 'imagenet'}
     assert config['encoder']['resnet50'] == expected
     assert config['encoder']['resnet18'] == defaults['encoder']['resnet18']
-    assert config['optimizer']['lars'] == {'momentum': 0.8, 'trust_coefficient': 0.001}
+    assert config['optimizer']['lars'] == {**defaults['optimizer']['lars'], 'momentum': 0.8}
     assert config['optimizer']['sgd'] == defaults['optimizer']['sgd']
     assert config['probe']['sgd'] == config['probe']['sgd_augmented'] == {'epochs': 7}
 

@@ -1,7 +1,6 @@
 """What the report does not know, and what would tell it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from bagssl_jax.reporting.found import Found
 from bagssl_jax.reporting.looks import LOOKS
@@ -84,7 +83,7 @@ def _of_probe(run: Found) -> list[list[Content]]:
             ]
         )
     if run.steps == [] and run.config:
-        items.append(['Anything new: the run has no checkpoint.'])
+        items.append(['Whatever else there is to know: the run has no checkpoint to measure.'])
     has = {key: {shown(row.get(key)) for row in rows} for key in ('encoder', 'view', 'space')}
     if 'untrained' not in has['encoder']:
         items.append(['The untrained encoder, which shows what training has added.'])
@@ -114,5 +113,9 @@ def _of_looks(run: Found) -> list[list[Content]]:
     return [[f'Looks that were not made: {", ".join(missing)}. ', _code(command), ' makes one.']]
 
 
-def _code(text: Any) -> Element:
-    return element('code', {'class': 'command'}, text)
+def _code(command: str) -> Element:
+    """A command whose lines break between its words, and not behind a hyphen."""
+    words = [
+        [' ' * (place > 0), element('span', {}, w)] for place, w in enumerate(command.split(' '))
+    ]
+    return element('code', {'class': 'command'}, words)

@@ -115,7 +115,8 @@ class _Shelf:
             part.append(element('p', {'class': 'none'}, 'Not made of this run.'))
             return part
         if found['images']:
-            part.append(element('p', {'class': 'lede'}, f'Of {shown(found["images"])}.'))
+            part.append(element('p', {'class': 'lede'}, f'Images: {shown(found["images"])}.'))
+        pictures = element('div', {'class': 'pictures'})
         for figure in found['figures']:
             file = pathlib.PurePosixPath(shown(figure.get('file'))).name
             if file not in self._pictures:
@@ -124,7 +125,8 @@ class _Shelf:
                 continue
             self._left.pop(file, None)
             alt, caption = shown(figure.get('alt')), shown(figure.get('caption'))
-            part.append(_figure(self._pictures[file], alt or caption or file, caption))
+            pictures.append(_figure(self._pictures[file], alt or caption or file, caption))
+        part.extend([pictures] if len(pictures) else [])
         part.extend(element('p', {'class': 'lede'}, shown(note)) for note in found['notes'])
         if found['rows']:
             part.append(_numbers(found['rows']))
@@ -135,11 +137,12 @@ class _Shelf:
         part = element('div')
         if self._left and self._several:
             part.append(element('h4', {}, self._run.name))
-        for name in list(self._left):
+        pictures = element('div', {'class': 'pictures'})
+        for name in self._left:
             stem = pathlib.PurePath(name).stem
             alt, caption = KNOWN.get(stem, (f'Picture {stem.replace("_", " ")} of the run.', name))
-            part.append(_figure(self._pictures[name], alt, caption))
-        self._left.clear()
+            pictures.append(_figure(self._pictures[name], alt, caption))
+        part.extend([pictures] if len(pictures) else [])
         return part
 
 
@@ -147,9 +150,10 @@ def _figure(picture: Picture, alt: str, caption: str) -> Element:
     """A picture that fits its column, or, where that is asked for, has its full size."""
     size = {'width': str(picture.width), 'height': str(picture.height)}
     image = element('img', {'src': picture.source, 'alt': alt, 'loading': 'eager', **size})
+    is_wide = picture.width > 1.8 * picture.height
     return element(
         'figure',
-        {'class': 'picture'},
+        {'class': 'picture wide' if is_wide else 'picture'},
         element(
             'label',
             {'class': 'zoom'},

@@ -8,7 +8,11 @@
 
   convergence     how near the mean of 1 to 256 patches is to the whole image's embedding, against
                   other images and an untrained encoder
-
+  neighbours      the patches that are nearest to a patch in h and in z, and how many of them are of
+                  its image and of its class
+  locality        how alike a patch and the places around it are: by distance, and as heat maps
+  map             patches where their embeddings lie in the plane, and the places of photographs
+                  coloured by their embeddings; needs scikit-learn (pip install '.[analysis]')
   cooccurrence *  how closely inner products of z follow how often patches occur together: in a
                   small world whose truth is known, and on patches of the images. Takes a minute or
                   more; needs scikit-learn (pip install '.[analysis]') and a projector

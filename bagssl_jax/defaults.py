@@ -261,6 +261,31 @@ def declared() -> dict[str, Any]:
     convergence.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
     convergence.spaces = ('h', 'z')
 
+    analysis.neighbours = neighbours = ConfigDict()
+    neighbours.max_images = within(500, 2, 10**6)  # that are searched, drawn at random
+    neighbours.patches = within(9, 1, 4096)  # of each, on a grid
+    neighbours.neighbours = within(5, 1, 50)  # nearest patches
+    neighbours.queries = within(500, 1, 10**6)  # patches that the numbers are of
+    neighbours.shown = within(4, 1, 50)  # patches that are drawn, at random
+    # Instead of those drawn: of each, the number of its image in the split, y and x of its center
+    neighbours.chosen = within((), 0, 10**9, items=(0, 150))
+
+    analysis.locality = locality = ConfigDict()
+    locality.max_images = within(64, 2, 10**5)  # that the numbers are of, drawn at random
+    locality.windows = within(81, 2, 4096)  # of each, at most, on a dense grid
+    locality.shown = within(2, 1, 50)  # patches with heat maps, drawn at random
+    locality.shown_windows = within(1024, 2, 10**5)  # of an image in a heat map, at most
+    # As neighbours.chosen
+    locality.chosen = within((), 0, 10**9, items=(0, 150))
+
+    analysis.map = patch_map = ConfigDict()
+    patch_map.method = 'pca'  # of the map; or 'umap', which needs umap-learn
+    patch_map.max_images = within(300, 1, 10**5)  # whose patches are in it, drawn at random
+    patch_map.patches = within(4, 1, 4096)  # of each, on a grid
+    patch_map.cells = within(22, 2, 200)  # for thumbnails, along a side
+    patch_map.shown = within(4, 1, 50)  # photographs whose places are coloured
+    patch_map.shown_windows = within(1024, 1, 10**5)  # of each, at most
+
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
     # That each stage is measured for, at least

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from bagssl_jax.analysis import convergence, cooccurrence, findings
+from bagssl_jax.analysis import (
+    convergence,
+    cooccurrence,
+    findings,
+    locality,
+    neighbours,
+    patch_map,
+)
 from bagssl_jax.analysis.look import Inapplicable, Look
 from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.data.folder import load_files
@@ -33,6 +40,9 @@ class Analysis(NamedTuple):
 
 ANALYSES: dict[str, Analysis] = {
     'convergence': Analysis(convergence.look),
+    'neighbours': Analysis(neighbours.look),
+    'locality': Analysis(locality.look),
+    'map': Analysis(patch_map.look),
     'cooccurrence': Analysis(cooccurrence.look, asked_for='it takes a minute or more'),
 }
 

@@ -57,13 +57,27 @@ def _windows(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
 
 
 def _weights(start: jax.Array, length: jax.Array, pixels: int, resize: int) -> jax.Array:
-    """What each pixel of an axis counts for each new one: float32 [... resize pixels].
+    everything = jnp.full(start.shape, resize), jnp.zeros(start.shape, jnp.int32)
+    return axis_weights(start, length, *everything, pixels=pixels, count=resize)
 
-    The pixels from `start` on, `length` of them (int [...]), become `resize` new ones.
+
+def axis_weights(
+    start: jax.Array,
+    length: jax.Array,
+    resize: jax.Array,
+    first: jax.Array,
+    *,
+    pixels: int,
+    count: int,
+) -> jax.Array:
+    """What each pixel of an axis counts for each new one: float32 [... count pixels].
+
+    The pixels from `start` on, `length` of them, become `resize` new ones (int [...] each), of
+    which `count` are wanted, from number `first` on (int [...]).
     """
-    start, length = start[..., None, None], length[..., None, None]
+    start, length, resize, first = (x[..., None, None] for x in (start, length, resize, first))
     axes = tuple(range(start.ndim - 2))
-    new = jnp.expand_dims(jnp.arange(resize)[:, None], axes)
+    new = jnp.expand_dims(jnp.arange(count)[:, None], axes) + first
     old = jnp.expand_dims(jnp.arange(pixels), (*axes, -2)) - start  # counted from the box's edge
     factor = length / resize
     # Shrinking: the share of the new pixel that the old one covers.

@@ -43,13 +43,19 @@ def cut(
 
 def covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The center [height width c] of an image resized, in proportion, to just cover that size."""
-    factor = max(height / image.shape[0], width / image.shape[1])
-    h, w = (
-        max(new, round(factor * old))
-        for new, old in zip((height, width), image.shape[:2], strict=True)
-    )
-    y, x = (h - height) // 2, (w - width) // 2
+    (h, w), (y, x) = covering_window(image.shape[:2], height, width)
     return resized(image, h, w)[y : y + height, x : x + width]
+
+
+def covering_window(
+    shape: tuple[int, int], height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What `covering` resizes an image of that (h, w) to, and where its center begins: (y, x)."""
+    factor = max(height / shape[0], width / shape[1])
+    h, w = (
+        max(new, round(factor * old)) for new, old in zip((height, width), shape, strict=True)
+    )
+    return (h, w), ((h - height) // 2, (w - width) // 2)
 
 
 def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -57,9 +63,17 @@ def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Evaluation's usual crop: of 256 pixels on the shorter side, the center 224 by 224.
     """
-    larger = covering(image, round(height * 8 / 7), round(width * 8 / 7))
-    y, x = (larger.shape[0] - height) // 2, (larger.shape[1] - width) // 2
-    return larger[y : y + height, x : x + width]
+    (h, w), (y, x) = center_window(image.shape[:2], height, width)
+    return resized(image, h, w)[y : y + height, x : x + width]
+
+
+def center_window(
+    shape: tuple[int, int], height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """As `covering_window`, of `center_crop`."""
+    larger = round(height * 8 / 7), round(width * 8 / 7)
+    resized_to, (y, x) = covering_window(shape, *larger)
+    return resized_to, (y + (larger[0] - height) // 2, x + (larger[1] - width) // 2)
 
 
 def resized(

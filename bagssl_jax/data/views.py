@@ -2,13 +2,41 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from bagssl_jax.data.crops import MultiscaleCrops
-from bagssl_jax.data.cut import Pixels, center_crop, covering, cut
+from bagssl_jax.data.cut import (
+    Pixels,
+    center_crop,
+    center_window,
+    covering,
+    covering_window,
+    cut,
+)
 from bagssl_jax.data.geometry import PatchGeometry
+
+
+class Placement(NamedTuple):
+    """Where in an image the patches of a view come from, and what becomes of them.
+
+    Attributes:
+      boxes: int32 [p 4], (y, x, height, width) in the image.
+      resized: (height, width) that every box is resized to.
+      window: (y, x, height, width), the part of that which is the patch.
+    """
+
+    boxes: np.ndarray
+    resized: tuple[int, int]
+    window: tuple[int, int, int, int]
+
+
+class Placed(Protocol):
+    """A view whose patches can be told without the pixels: they are linear in these."""
+
+    def placement(self, height: int, width: int, number: int) -> Placement:
+        """What `cut` does with an image of that size and number, but for rounding."""
 
 
 class View(Protocol):
@@ -49,6 +77,9 @@ class GridPatches:
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
         return _squares(self.geometry, images, (self.places for _ in numbers))
 
+    def placement(self, height: int, width: int, number: int) -> Placement:
+        return _placed_squares(self.geometry, self.places, height, width)
+
 
 @dataclasses.dataclass(frozen=True)
 class RandomPatches:
@@ -69,11 +100,13 @@ class RandomPatches:
         return self.geometry.size
 
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
-        places = (
-            np.random.default_rng([self.seed, number]).random((self.count, 2))
-            for number in numbers.tolist()
-        )
-        return _squares(self.geometry, images, places)
+        return _squares(self.geometry, images, map(self._places, numbers.tolist()))
+
+    def placement(self, height: int, width: int, number: int) -> Placement:
+        return _placed_squares(self.geometry, self._places(number), height, width)
+
+    def _places(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, number]).random((self.count, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +125,10 @@ class Whole:
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
         return _one_of_each(images, covering, self.height, self.width)
 
+    def placement(self, height: int, width: int, number: int) -> Placement:
+        found = covering_window((height, width), self.height, self.width)
+        return _placed_window(*found, self.height, self.width, (height, width))
+
 
 @dataclasses.dataclass(frozen=True)
 class Center:
@@ -108,6 +145,10 @@ class Center:
 
     def cut(self, images: Pixels, numbers: np.ndarray) -> np.ndarray:
         return _one_of_each(images, center_crop, self.height, self.width)
+
+    def placement(self, height: int, width: int, number: int) -> Placement:
+        found = center_window((height, width), self.height, self.width)
+        return _placed_window(*found, self.height, self.width, (height, width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,3 +194,22 @@ def _one_of_each(
     images: Pixels, crop: Callable[[np.ndarray, int, int], np.ndarray], height: int, width: int
 ) -> np.ndarray:
     return np.stack([crop(image, height, width) for image in images])[:, None]  # [b 1 h w c]
+
+
+def _placed_squares(
+    geometry: PatchGeometry, places: np.ndarray, height: int, width: int
+) -> Placement:
+    boxes = geometry.boxes_at(places, height, width)
+    side = geometry.resize or int(boxes[0, 2])
+    return Placement(boxes, (side, side), (0, 0, side, side))
+
+
+def _placed_window(
+    resized: tuple[int, int],
+    corner: tuple[int, int],
+    height: int,
+    width: int,
+    shape: tuple[int, int],
+) -> Placement:
+    boxes = np.array([[0, 0, *shape]], np.int32)
+    return Placement(boxes, resized, (*corner, height, width))

@@ -214,15 +214,16 @@ def _represent_batch(
         for space in spaces:
             for representation, matrix in layout.weights.items():
                 unit = representation.aggregation == 'mean_unit'
-                found.append(_aggregate(vectors[space], matrix, unit=unit))
+                found.append(aggregate(vectors[space], matrix, unit=unit))
     return found
 
 
 @functools.partial(jax.jit, static_argnames='unit')
-def _aggregate(vectors: jax.Array, weights: jax.Array, *, unit: bool) -> jax.Array:
+def aggregate(vectors: jax.Array, weights: jax.Array, *, unit: bool) -> jax.Array:
     """Weighted sums of [b p d] by [cells p], of vectors at length 1 if `unit`: [b cells*d]."""
     if unit:
-        vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+        squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+        vectors = vectors / jnp.sqrt(jnp.maximum(squares, 1e-24))  # has a gradient at 0 too
     sums = jnp.einsum('cp,bpd->bcd', weights, vectors, precision=jax.lax.Precision.HIGHEST)
     return sums.reshape(len(vectors), -1)
 

@@ -297,11 +297,24 @@ def embed_chunk(
 ) -> Spaces:
     """What `FrozenEncoder` runs on its devices: uint8 [n h w 3] -> space -> float32 [n d]."""
 
+    pixels = patches.astype(jnp.float32) / 255
+    return embed_pixels(networks, variables, pixels, spaces=spaces, flip=flip)
+
+
+def embed_pixels(
+    networks: Networks,
+    variables: Variables,
+    pixels: jax.Array,
+    *,
+    spaces: Sequence[str],
+    flip: bool,
+) -> Spaces:
+    """Those of the spaces that `forward` gives; if `flip`, the mean with the mirrored patches'."""
+
     def wanted(pixels: jax.Array) -> Spaces:
         found = forward(networks, variables, pixels)
         return {space: found[space] for space in spaces}
 
-    pixels = patches.astype(jnp.float32) / 255
     vectors = wanted(pixels)
     if flip:
         vectors = jax.tree.map(lambda a, b: (a + b) / 2, vectors, wanted(pixels[:, :, ::-1]))

@@ -229,7 +229,10 @@ def declared() -> dict[str, Any]:
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
-    # Of which labels are drawn, and of sgd's shuffles and crops
+    # How the linear probes stand perturbed test images: 'pgd' (projected gradient descent), and
+    # 'corruptions' (those of CIFAR-10-C and ImageNet-C)
+    probe.robustness = ()
+    # Of which labels are drawn, of sgd's shuffles and crops, and of perturbations
     probe.seed = within(0, 0, 2**32 - 1)
     probe.batch_size = within(1024, 1, 10**6)  # patches a forward pass, over all devices
     probe.linear = ConfigDict()
@@ -242,6 +245,35 @@ def declared() -> dict[str, Any]:
     probe.rankme = ConfigDict()
     probe.uniformity = ConfigDict()
     probe.alignment = ConfigDict()
+
+    probe.pgd = pgd = ConfigDict()
+    pgd.images = within(512, 1, 10**7)  # test images at most, chosen at random
+    # Radii of the balls: in grey levels, of 255, and in numbers from 0 to 1
+    pgd.linf = above((1.0, 2.0, 4.0, 8.0), 0, 255, items=(0, 64), ascending=True)
+    pgd.l2 = above((0.25, 0.5, 1.0), 0, 10_000, items=(0, 64), ascending=True)
+    pgd.steps = within(20, 1, 10_000)
+    pgd.restarts = within(2, 1, 1000)  # from random starts, of which the worst counts
+    pgd.batch_size = within(64, 1, 10**6)  # images at a time, over all devices
+    probe.corruptions = corruptions = ConfigDict()
+    corruptions.images = within(1000, 1, 10**7)
+    corruptions.names = (
+        'gaussian_noise',
+        'shot_noise',
+        'impulse_noise',
+        'defocus_blur',
+        'glass_blur',
+        'motion_blur',
+        'zoom_blur',
+        'snow',
+        'frost',
+        'fog',
+        'brightness',
+        'contrast',
+        'elastic_transform',
+        'pixelate',
+        'jpeg_compression',
+    )
+    corruptions.severities = within((1, 2, 3, 4, 5), 1, 5, items=(1, 5), ascending=True)
 
     config.analysis = analysis = ConfigDict()
     analysis.split = ''  # that looks are taken of; '': data.train_split

@@ -32,7 +32,7 @@ def case():
 
 def score(case, names, labels=('all',)):
     chosen = {name: SETTINGS[name] for name in names}
-    return scoring.score_all(scoring.Case(**case), chosen, labels)
+    return [found.row for found in scoring.score_all(scoring.Case(**case), chosen, labels)]
 
 
 def test_rows_come_by_labels_then_by_name_then_what_takes_all_images(case):

@@ -12,7 +12,8 @@ from bagssl_jax.benchmarks.timing import print_row
 from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.embedding.bags import represent
 from bagssl_jax.embedding.encoder import FrozenEncoder
-from bagssl_jax.evaluation.plan import Pass, Plan, make_plan
+from bagssl_jax.evaluation.passes import Pass
+from bagssl_jax.evaluation.plan import Plan, make_plan
 from bagssl_jax.evaluation.scoring import Case, score_all
 
 ENCODERS = ('trained', 'untrained')  # a probe embeds every image with both

@@ -52,9 +52,7 @@ def covering_window(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """What `covering` resizes an image of that (h, w) to, and where its center begins: (y, x)."""
     factor = max(height / shape[0], width / shape[1])
-    h, w = (
-        max(new, round(factor * old)) for new, old in zip((height, width), shape, strict=True)
-    )
+    h, w = (max(new, round(factor * old)) for new, old in zip((height, width), shape, strict=True))
     return (h, w), ((h - height) // 2, (w - width) // 2)
 
 

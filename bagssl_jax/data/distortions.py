@@ -53,7 +53,9 @@ def glass_blur(x: np.ndarray, rng: Rng, sigma: float, reach: int, times: int) ->
     taken = np.arange(height * width).tolist()  # a list is several times as fast one by one
     for _ in range(times):
         places = [
-            (i, j) for i in range(height - reach, reach, -1) for j in range(width - reach, reach, -1)
+            (i, j)
+            for i in range(height - reach, reach, -1)
+            for j in range(width - reach, reach, -1)
         ]
         steps = rng.integers(-reach, reach, size=(len(places), 2)).tolist()
         for (i, j), (right, down) in zip(places, steps, strict=True):
@@ -64,7 +66,7 @@ def glass_blur(x: np.ndarray, rng: Rng, sigma: float, reach: int, times: int) ->
 
 def motion_blur(x: np.ndarray, rng: Rng, radius: int, sigma: float) -> np.ndarray:
     """Half a Gaussian along a line that lies within 45 degrees of the horizontal."""
-    return _moved(x, radius, sigma, rng.uniform(-45, 45))
+    return np.rint(_moved(x, radius, sigma, rng.uniform(-45, 45)) * 255) / 255
 
 
 def zoom_blur(x: np.ndarray, rng: Rng, end: float, step: float) -> np.ndarray:

@@ -13,8 +13,10 @@ from bagssl_jax.data.pipeline import Bags
 from bagssl_jax.embedding.bags import represent
 from bagssl_jax.embedding.encoder import FrozenEncoder, load_encoder
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation import augmented, results
-from bagssl_jax.evaluation.plan import Pass, Plan
+from bagssl_jax.evaluation import augmented, perturbed_results, results, robustness
+from bagssl_jax.evaluation.heads import Head, Key, Trial, heads_of
+from bagssl_jax.evaluation.passes import Pass
+from bagssl_jax.evaluation.plan import Plan
 from bagssl_jax.evaluation.scoring import Case, score_all
 from bagssl_jax.parallel import dealt, own_part
 from bagssl_jax.probes.sgd import Batches
@@ -25,7 +27,8 @@ from bagssl_jax.runs import Run
 def evaluate(plan: Plan, run: Run) -> None:
     """Probes the newest checkpoint of `run`, and the untrained encoder that it began as.
 
-    Prints the table, and writes results.json and figures/accuracy_by_patches.png.
+    Prints the table, and writes results.json and figures/accuracy_by_patches.png; where robustness
+    is asked for, also figures/robustness_*.png.
 
     Raises:
       InputError: there is no checkpoint, the data set has other classes than the run was trained
@@ -38,7 +41,7 @@ def evaluate(plan: Plan, run: Run) -> None:
     encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}
     _check_classes(plan, run, config['data']['name'])
 
-    rows, left_out = [], set()
+    rows, heads, left_out = [], [], set()
     total = len(plan.passes) * own_part(len(plan.train) + len(plan.test))
     with tqdm.tqdm(
         total=total,
@@ -87,12 +90,27 @@ def evaluate(plan: Plan, run: Run) -> None:
                     seed=plan.seed,
                     fresh_crops=_fresh_crops(plan, one, chunked[name], space, len(train_labels)),
                 )
-                rows += score_all(case, plan.probes, plan.labels)
+                scored = score_all(case, plan.probes, plan.labels)
+                rows += [outcome.row for outcome in scored]
+                heads += heads_of(scored, Key(*key), chunked[name], one)
             found = {'dataset': plan.dataset.name, 'step': trained.step, 'rows': rows}
             results.write(run, found)  # after every pass: the next one may take hours
     print(results.table(found))
+    _try_perturbed(plan, heads, found, run)
     if left_out := set().union(*processes.gathered('left out', sorted(left_out))):
         print(f'{len(left_out):,} unreadable images were left out', file=sys.stderr)
+
+
+def _try_perturbed(plan: Plan, heads: Sequence[Head], found: results.Results, run: Run) -> None:
+    """Tries the heads on perturbed test images, where that is asked for; prints and writes it."""
+    if not plan.robustness:
+        return
+    trial = Trial(plan.test, plan.flip, plan.seed, plan.on_error)
+    rows = []
+    for more in robustness.measure(plan.robustness, trial, heads):
+        rows += more
+        results.write(run, {**found, 'robustness': rows})
+    print(perturbed_results.table(rows))
 
 
 def _fresh_crops(

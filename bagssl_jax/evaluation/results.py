@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bagssl_jax.errors import InputError
+from bagssl_jax.evaluation import perturbed_results
 from bagssl_jax.runs import Run
 
 Results = dict[str, Any]
@@ -34,8 +35,9 @@ def write(run: Run, results: Results) -> None:
     """Writes results.json and figures/accuracy_by_patches.png; no earlier row is lost.
 
     Rows of the same data set and step stay before the new ones, which replace those of the same
-    measurement. Those of another data set or step go into results-DATASET-STEP.json. The figure
-    is of the new rows alone: others may be of other patches.
+    measurement, and so do those of 'robustness', where there are any. Those of another data set or
+    step go into results-DATASET-STEP.json. The figures are of the new rows alone: others may be of
+    other patches.
 
     Raises:
       InputError: a file is damaged, or cannot be written.
@@ -47,6 +49,8 @@ def write(run: Run, results: Results) -> None:
         earlier = None
     run.write_json('results.json', _merged(earlier, results), indent=1)
     run.write_figure('accuracy_by_patches', accuracy_by_patches(results))
+    for name, figure in perturbed_results.figures(results.get('robustness', [])).items():
+        run.write_figure(name, figure)
 
 
 def _subject(results: Results) -> str:
@@ -55,10 +59,14 @@ def _subject(results: Results) -> str:
 
 def _merged(earlier: Results | None, results: Results) -> Results:
     """The results with those earlier rows that are not measured again."""
-    measured = {_measurement(row) for row in results['rows']}
-    rows = earlier['rows'] if earlier else []
-    kept = [row for row in rows if _measurement(row) not in measured]
-    return {**results, 'rows': kept + results['rows']}
+    merged = dict(results)
+    for key in ('rows', 'robustness'):
+        new, rows = results.get(key, []), earlier.get(key, []) if earlier else []
+        measured = {_measurement(row) for row in new}
+        kept = [row for row in rows if _measurement(row) not in measured]
+        if kept or new:
+            merged[key] = kept + new
+    return merged
 
 
 def _measurement(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bagssl_jax.probes.classifiers import Classifier
 from bagssl_jax.probes.knn import TEMPERATURE, K, fit_knn
 from bagssl_jax.probes.label_free import alignment, rankme, uniformity
 from bagssl_jax.probes.labels import few, parse_labels
@@ -36,9 +37,16 @@ class Case:
         return self.train_x, self.train_y, self.test_x, self.test_y
 
 
+class Scored(NamedTuple):
+    """What a probe has found."""
+
+    row: Row
+    classifier: Classifier | None = None  # of the linear probe
+
+
 def score_all(
     case: Case, probes: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
-) -> list[Row]:
+) -> list[Scored]:
     """The rows of one set of features: for each of `labels`, then of what takes all images.
 
     Args:
@@ -49,16 +57,16 @@ def score_all(
     Raises:
       InputError: what the probes refuse, or labels that are not there.
     """
-    rows = []
+    found = []
     for part in labels:
         given = _few(case, part)
         for name, settings in probes.items():
             if PROBES[name].few_labels:
-                rows += _scored(given, name, settings)
+                found += _scored(given, name, settings)
     for name, settings in probes.items():
         if not PROBES[name].few_labels:
-            rows += _scored(case, name, settings)
-    return rows
+            found += _scored(case, name, settings)
+    return found
 
 
 def check_labels(text: str) -> None:
@@ -76,23 +84,25 @@ def _few(case: Case, labels: str) -> Case:
     )
 
 
-def _scored(case: Case, name: str, settings: Mapping[str, Any]) -> list[Row]:
-    found = PROBES[name].rows(case, **settings)
+def _scored(case: Case, name: str, settings: Mapping[str, Any]) -> list[Scored]:
     sizes = {'n_test': len(case.test_y), 'n_train': len(case.train_y)}
-    return [{**case.about, 'labels': case.labels, **row, **sizes} for row in found]
+    return [
+        found._replace(row={**case.about, 'labels': case.labels, **found.row, **sizes})
+        for found in PROBES[name].score(case, **settings)
+    ]
 
 
-def _linear(case: Case) -> list[Row]:
+def _linear(case: Case) -> list[Scored]:
     found = fit_linear(*case.splits, num_classes=case.num_classes)
-    return [_row('linear', found.score, found.chosen._asdict())]
+    return [_scores('linear', found.score, found.chosen._asdict(), found.classifier)]
 
 
-def _sgd(case: Case, *, epochs: int) -> list[Row]:
+def _sgd(case: Case, *, epochs: int) -> list[Scored]:
     found = fit_sgd(*case.splits, num_classes=case.num_classes, epochs=epochs, seed=case.seed)
-    return [_row('sgd', found.score, found.chosen._asdict())]
+    return [_scores('sgd', found.score, found.chosen._asdict())]
 
 
-def _sgd_empssl(case: Case) -> list[Row]:
+def _sgd_empssl(case: Case) -> list[Scored]:
     """EMP-SSL's linear head (tsb0601/EMP-SSL, func.py): one setting, and its last epoch.
 
     SGD of learning rate 0.03 with momentum that is not Nesterov's, batches of 100, weight decay
@@ -112,10 +122,10 @@ def _sgd_empssl(case: Case) -> list[Row]:
         holdout=0,
         seed=case.seed,
     )
-    return [_row('sgd_empssl', found.score, setting._asdict())]
+    return [_scores('sgd_empssl', found.score, setting._asdict())]
 
 
-def _sgd_augmented(case: Case, *, epochs: int) -> list[Row]:
+def _sgd_augmented(case: Case, *, epochs: int) -> list[Scored]:
     """The linear probe that sees fresh random crops in every epoch, where there are any."""
     if case.fresh_crops is None:
         return []
@@ -126,35 +136,40 @@ def _sgd_augmented(case: Case, *, epochs: int) -> list[Row]:
         seed=case.seed,
         augmented=case.fresh_crops,
     )
-    return [_row('sgd_augmented', found.score, found.chosen._asdict())]
+    return [_scores('sgd_augmented', found.score, found.chosen._asdict())]
 
 
-def _knn(case: Case) -> list[Row]:
+def _knn(case: Case) -> list[Scored]:
     """With the usual k and temperature, and with those that the training split chooses."""
     found = fit_knn(*case.splits, num_classes=case.num_classes)
     return [
-        _row('knn', found.fixed, {'k': K, 'temperature': TEMPERATURE}),
-        _row('knn_chosen', found.score, found.chosen._asdict()),
+        _scores('knn', found.fixed, {'k': K, 'temperature': TEMPERATURE}),
+        _scores('knn_chosen', found.score, found.chosen._asdict()),
     ]
 
 
-def _alignment(case: Case) -> list[Row]:
+def _alignment(case: Case) -> list[Scored]:
     """Of the means of unit vectors, in bags of two patches or more; no row for all others."""
     if case.about['aggregation'] != 'mean_unit' or case.about['patches'] < 2:
         return []
-    return [_value_row('alignment', alignment(case.train_x, case.about['patches']))]
+    return [_value('alignment', alignment(case.train_x, case.about['patches']))]
 
 
-def _rankme(case: Case) -> list[Row]:
-    return [_value_row('rankme', rankme(case.train_x))]
+def _rankme(case: Case) -> list[Scored]:
+    return [_value('rankme', rankme(case.train_x))]
 
 
-def _uniformity(case: Case) -> list[Row]:
-    return [_value_row('uniformity', uniformity(case.train_x))]
+def _uniformity(case: Case) -> list[Scored]:
+    return [_value('uniformity', uniformity(case.train_x))]
 
 
-def _row(name: str, score: Score, chosen: Mapping[str, float]) -> Row:
-    return {
+def _scores(
+    name: str,
+    score: Score,
+    chosen: Mapping[str, float],
+    classifier: Classifier | None = None,
+) -> Scored:
+    row = {
         'probe': name,
         'top1': score.top1,
         'top5': score.top5,
@@ -162,16 +177,17 @@ def _row(name: str, score: Score, chosen: Mapping[str, float]) -> Row:
         'per_class': score.per_class,
         'chosen': dict(chosen),
     }
+    return Scored(row, classifier)
 
 
-def _value_row(name: str, value: float) -> Row:
-    return {'probe': name, 'top1': None, 'top5': None, 'value': value}
+def _value(name: str, value: float) -> Scored:
+    return Scored({'probe': name, 'top1': None, 'top5': None, 'value': value})
 
 
 class Probe(NamedTuple):
     """An entry of the registry."""
 
-    rows: Callable[..., list[Row]]  # (case, and its settings as keywords) -> its rows
+    score: Callable[..., list[Scored]]  # of a case, and its settings as keywords
     few_labels: bool  # scored with each of the asked labels, else once with all
 
 

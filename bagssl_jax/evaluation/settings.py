@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from bagssl_jax.data.pipeline import ON_ERROR
 from bagssl_jax.embedding.bags import AGGREGATIONS
 from bagssl_jax.errors import InputError, check_known
+from bagssl_jax.evaluation import robustness
 from bagssl_jax.evaluation.scoring import PROBES, check_labels
 from bagssl_jax.parallel import check_batch_size, make_mesh
 
@@ -32,6 +33,7 @@ def check_settings(config: ConfigDict) -> None:
     check_known('probe.positions', probe.positions, ('grid', 'random'))
     for labels in probe.labels:
         check_labels(labels)
+    robustness.check_settings(probe)
     if 'sgd_augmented' in probe.probes and 'center' not in probe.views:
         raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
     pairs = 'bag' in probe.views and max(probe.patches) > 1

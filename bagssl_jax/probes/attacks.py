@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from bagssl_jax.probes.scores import ranks
 
@@ -46,7 +45,9 @@ def pgd(
 
     It maximises the cross-entropy. The direction is the gradient's sign for 'linf', and the
     gradient at length 1 for 'l2'; P projects onto the ball, then onto [0, 1]. A step is 2.5 / steps
-    of the radius. All points on the way count, and the start and the end.
+    of the radius. All points on the way count, and the start and the end. In place of the
+    cross-entropy's gradient stands that of the log-odds against the label, which has the same
+    direction, and does not vanish where a classifier is sure.
 
     Args:
       logits_of: float32 [b h w 3] -> float32 [b c]; an image's logits must depend on it alone.
@@ -61,15 +62,16 @@ def pgd(
     size = 2.5 * radius / steps
     direction, project = _DIRECTIONS[norm], functools.partial(_PROJECTIONS[norm], radius=radius)
 
-    def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def log_odds(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = logits_of(x)
+        own, others = _parted(logits, labels)
         # Of the sum: each image has the gradient of its own.
-        entropies = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return entropies.sum(), logits
+        return (jax.nn.logsumexp(others, axis=1) - own).sum(), logits
 
     def seen(found: tuple, x: jax.Array, logits: jax.Array) -> tuple:
         worst, lowest, fooled = found
-        margin = _margins(logits, labels)
+        own, others = _parted(logits, labels)
+        margin = own - others.max(axis=1)
         lower = margin < lowest
         worst = jnp.where(lower[:, None, None, None], x, worst)
         wrong = ranks(logits, labels) > 0
@@ -77,7 +79,7 @@ def pgd(
 
     def step(_: int, state: tuple) -> tuple:
         x, found = state
-        gradient, logits = jax.grad(loss, has_aux=True)(x)
+        gradient, logits = jax.grad(log_odds, has_aux=True)(x)
         moved = x + size * direction(jnp.where(valid, gradient, 0))
         return _within(images, moved, project), seen(found, x, logits)
 
@@ -110,10 +112,10 @@ def _within(
     return jnp.clip(images + project(x - images), 0, 1)
 
 
-def _margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-    others = jnp.where(own, -jnp.inf, logits).max(axis=1)
-    return jnp.where(own, logits, 0).sum(axis=1) - others
+def _parted(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The labels' logits [b], and the logits [b c] with minus infinity in their places."""
+    is_own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    return jnp.where(is_own, logits, 0).sum(axis=1), jnp.where(is_own, -jnp.inf, logits)
 
 
 def _lengths(x: jax.Array) -> jax.Array:

@@ -71,18 +71,20 @@ def table(rows: Sequence[Row]) -> str:
 def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     """By name: accuracy against radius, against severity, and by corruption, of what there is.
 
-    Of means of the first space alone; shades are 95% intervals.
+    Of means of the first space alone, and by corruption of the trained encoder alone; shades are
+    95% intervals.
     """
     spaces = sorted({row['space'] for row in rows})
     rows = [row for row in rows if row['space'] == spaces[0] and row['aggregation'] == 'mean']
     attacked = [row for row in rows if 'attack' in row]
     corrupted = [row for row in rows if 'corruption' in row]
     found = {}
-    if attacked:
+    if any(row['norm'] for row in attacked):
         found['robustness_pgd'] = _by_radius(attacked)
-    if corrupted:
+    if perturbed := [row for row in corrupted if row['severity']]:
         found['robustness_severity'] = _by_severity(corrupted)
-        found['robustness_corruptions'] = _by_corruption(corrupted)
+        if any(row['encoder'] == 'trained' for row in perturbed):
+            found['robustness_corruptions'] = _by_corruption(corrupted)
     return found
 
 
@@ -154,9 +156,7 @@ def _by_severity(rows: Sequence[Row]) -> Figure:
 
 def _by_corruption(rows: Sequence[Row]) -> Figure:
     names = list(dict.fromkeys(row['corruption'] for row in rows if row['corruption'] != CLEAN))
-    subjects = {
-        subject: own for subject, own in _by_subject(rows).items() if subject.encoder == 'trained'
-    }
+    subjects = _by_subject(row for row in rows if row['encoder'] == 'trained')
     figure = Figure(figsize=(3 + 0.55 * len(names), 4.2), dpi=150, layout='constrained')
     axes, colors = figure.subplots(), _colors(rows)
     width = 0.8 / len(subjects)
@@ -177,7 +177,7 @@ def _by_corruption(rows: Sequence[Row]) -> Figure:
 def _colors(rows: Sequence[Row]) -> dict[tuple[str, int], Any]:
     """Of (view, patches): shades of blue for bags, the largest darkest."""
     bags = sorted({row['patches'] for row in rows if row['view'] == 'bag'})
-    shades = np.linspace(0.35, 0, len(bags)) if len(bags) > 1 else [0.0]
+    shades = np.linspace(0.35, 0, len(bags)) if len(bags) > 1 else np.zeros(len(bags))
     blue = np.array([0.12, 0.35, 0.62])
     colors = {
         ('bag', count): tuple(blue + shade * (1 - blue) * 1.6)

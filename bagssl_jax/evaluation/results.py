@@ -152,7 +152,8 @@ def accuracy_by_patches(results: Results) -> Figure:
     axes.set_title(f'{results["dataset"]}: mean of {spaces[0]} over the patches', fontsize=10)
     axes.grid(axis='y', color='0.9')
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -49,6 +49,19 @@ def rows(encoder, shift):
             }
 
 
+def perturbed(encoder, clean):
+    """As rows of robustness: of an attack, of noise, and of two corruptions."""
+    about = {'encoder': encoder, 'view': 'bag', 'patches': 16, 'space': 'h', 'aggregation': 'mean'}
+    for attack, loss in (('none', 0.0), ('pgd', 0.4), ('noise', 0.1)):
+        for radius in (0.0,) if attack == 'none' else (1 / 255, 2 / 255):
+            top1 = clean - loss * 255 * radius / 2
+            row = {'attack': attack, 'norm': None if attack == 'none' else 'linf', 'radius': radius}
+            yield about | row | {'top1': top1, 'interval': [top1 - 0.02, top1 + 0.02]}
+    for corruption, severity in (('none', 0), ('snow', 1), ('fog', 1), ('snow', 5), ('fog', 5)):
+        top1 = clean - severity * (0.02 if corruption == 'fog' else 0.04)
+        yield about | {'corruption': corruption, 'severity': severity, 'top1': top1}
+
+
 def png(width=60, height=40):
     """Blots of many colours, as photographs have."""
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
@@ -79,8 +92,10 @@ def workdir(tmp_path):
     ]
     logged.insert(15, {'step': 300, 'knn_top1': 0.7})
     put(folder, 'metrics.jsonl', ''.join(f'{json.dumps(row)}\n' for row in logged))
-    found = [*rows('trained', 0.2), *rows('untrained', 0.0)]
-    put(folder, 'results.json', {'dataset': 'photos', 'step': 600, 'rows': found})
+    found = {'dataset': 'photos', 'step': 600}
+    found['rows'] = [*rows('trained', 0.2), *rows('untrained', 0.0)]
+    found['robustness'] = [*perturbed('trained', 0.9), *perturbed('untrained', 0.7)]
+    put(folder, 'results.json', found)
     figure = {'file': 'figures/map_h.png', 'alt': 'Patches by colour.', 'caption': 'Near is alike.'}
     look = {'rows': [{'space': 'h', 'share': 0.5}], 'figures': [figure], 'notes': [EVIL]}
     put(folder, 'analysis.json', {'dataset': 'photos', 'step': 600, 'looks': {'map': look}})
@@ -146,6 +161,19 @@ def test_a_finished_run(workdir):
     assert len(keys) > 80
 
 
+def test_robustness_is_drawn(workdir):
+    tree, text = report(workdir)
+    section = tree.find(".//section[@id='robustness']")
+    attacked, corrupted = (svg.get('aria-label') for svg in section.iter('svg'))
+    assert 'trained, 16 patches 0: 90.0, 1: 70.0, 2: 50.0; untrained, 16 patches 0:' in attacked
+    assert 'trained, 16 patches, random noise 0: 90.0, 1: 85.0, 2: 80.0' in attacked
+    assert 'trained, 16 patches 0: 90.0, 1: 87.0, 5: 75.0;' in corrupted
+    lines = {row.find('th').text: row for row in section.iter('tr')}
+    assert ''.join(lines['L-infinity 2, pgd'].find('td').itertext()) == '50.0 48.0\N{EN DASH}52.0'
+    assert lines['snow'].find('td').text == '78.0'
+    assert 'Robustness against attacks and corruptions:' not in text
+
+
 def test_the_page_needs_nothing_else(workdir):
     tree, _ = report(workdir)
     assert list(tree.iter('script')) == []
@@ -181,6 +209,8 @@ def test_what_was_not_measured_is_said(workdir):
     assert 'this is one training of one seed' in text
     assert 'Looks that were not made: convergence, neighbours' in text
     assert 'nothing monitored it' not in text
+    put(workdir, 'results.json', {'dataset': 'photos', 'step': 600, 'rows': []})
+    assert 'Robustness against attacks and corruptions:' in report(workdir)[1]
     for name in ('results.json', 'analysis.json', 'metrics.jsonl'):
         (workdir / name).unlink()
     _, text = report(workdir)

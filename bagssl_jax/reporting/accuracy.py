@@ -148,7 +148,7 @@ def _series(name: str, points: Mapping[float, Row], style: str, *, joined: bool)
         name,
         [(x, row['top1']) for x, row in points.items()],
         style,
-        intervals=[_interval(row) for row in points.values()],
+        intervals=[interval(row) for row in points.values()],
         joined=joined,
         marked=True,
     )
@@ -160,7 +160,8 @@ def _said(name: str, one: Series, places: Mapping[int, float]) -> str:
     return f'{name} {", ".join(shares)}'
 
 
-def _interval(row: Row) -> tuple[float, float] | None:
+def interval(row: Row) -> tuple[float, float] | None:
+    """Of the top-1 of a row; None where it has none."""
     ends = row.get('interval')
     if isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends)):
         return ends[0], ends[1]
@@ -193,7 +194,7 @@ def _pivot(runs: Sequence[Found]) -> Element:
         cells = []
         for probe in probes:
             outcomes = [of_run.get((key, probe)) for of_run in found]
-            cells += map(_outcome, outcomes)
+            cells += map(outcome, outcomes)
             cells += [_difference(*outcomes)] if len(runs) == 2 else []
         body.append([*(of(row) for of in columns.values()), *cells])
     head = [NAMES.get(probe, probe) for probe in probes]
@@ -247,12 +248,13 @@ def _order(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _outcome(row: Row | None) -> Content:
+def outcome(row: Row | None) -> Content:
+    """A cell: top-1 in percent with its interval, or else the value of a row."""
     if row is None:
         return '\N{EN DASH}'
     if not is_number(row.get('top1')):
         return shown(row.get('value'))
-    ends = _interval(row)
+    ends = interval(row)
     spread = f' {share(ends[0])}\N{EN DASH}{share(ends[1])}' if ends else ''
     return [share(row['top1']), element('small', {}, spread)]
 
@@ -265,7 +267,7 @@ def _difference(one: Row | None, other: Row | None) -> Content:
         return ''
     points = f'{100 * (other["top1"] - one["top1"]):+.1f}'.replace('-', '\N{MINUS SIGN}')
     points = '0' if points[1:] == '0.0' else points
-    ends = _interval(one), _interval(other)
+    ends = interval(one), interval(other)
     apart = None not in ends and (ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0])
     return element('mark', {}, points) if apart else points
 

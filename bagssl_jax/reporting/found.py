@@ -108,9 +108,10 @@ def read_run(run: Run) -> Found:
 
 def _results(run: Run, name: str) -> Mapping[str, Any] | None:
     found = run.read_json(name)
-    rows = found.get('rows') if found is not None else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f'{name} is damaged: it holds no rows')
+    for key in ('rows', 'robustness') if found is not None else ():
+        rows = found.get(key, [] if key == 'robustness' else None)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f'{name} is damaged: it holds no {key}')
     return found
 
 

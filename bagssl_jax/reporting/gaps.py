@@ -98,6 +98,9 @@ def _of_probe(run: Found) -> list[list[Content]]:
     elif 'z' not in has['space'] and run.config:
         keys = _code('--config.probe.spaces=h,z')
         items.append(['The projection z was not probed: ', keys, ' does.'])
+    if not latest.get('robustness'):
+        keys = _code('--config.probe.robustness=pgd,corruptions')
+        items.append(['Robustness against attacks and corruptions: ', keys, ' measures it.'])
     if rows and all(row.get('interval') is None for row in rows):
         items.append(['Intervals: the probe was that of a version that gave none.'])
     return items

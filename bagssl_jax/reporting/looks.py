@@ -96,6 +96,8 @@ class _Shelf:
         self._run, self._problems, self._several = run, problems, several
         # Drawn from the numbers themselves, where there are any.
         hidden = {'accuracy_by_patches'} if run.results else set()
+        if run.results and run.results[0].get('robustness'):
+            hidden |= {'robustness_pgd', 'robustness_severity', 'robustness_corruptions'}
         contents = {
             name: content
             for name, content in run.pictures.items()

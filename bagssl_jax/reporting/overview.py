@@ -139,12 +139,14 @@ def _figures(run: Found) -> list[tuple[str, str, str]]:
 
 
 def _accuracy(rows: Sequence[Row], probe: str, name: str) -> list[tuple[str, str, str]]:
-    """Of the mean of h over the largest bag, trained and beside it untrained."""
+    """Of the mean of h over the largest bag, or the whole image; beside it, untrained."""
+    views = {row.get('view') for row in rows if isinstance(row.get('view'), str)}
+    view = 'bag' if 'bag' in views else 'whole'
     bags = [
         row
         for row in rows
         if row.get('probe') == probe
-        and row.get('view') == 'bag'
+        and row.get('view') == view
         and row.get('space') == 'h'
         and row.get('labels', 'all') == 'all'
         and row.get('aggregation', 'mean') == 'mean'
@@ -156,5 +158,5 @@ def _accuracy(rows: Sequence[Row], probe: str, name: str) -> list[tuple[str, str
     if 'trained' not in found:
         return []
     beside = f'untrained {share(found["untrained"])}%' if 'untrained' in found else ''
-    plural = 'patch' if most == 1 else 'patches'
-    return [(f'{name}, {number(most)} {plural}', f'{share(found["trained"])}%', beside)]
+    what = 'whole image' if view == 'whole' else 'one patch' if most == 1 else f'{most:,} patches'
+    return [(f'{name}, {what}', f'{share(found["trained"])}%', beside)]

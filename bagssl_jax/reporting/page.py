@@ -10,6 +10,7 @@ from bagssl_jax.reporting.gaps import gaps_section, problems_section
 from bagssl_jax.reporting.looks import looks_section
 from bagssl_jax.reporting.markup import Element, element, render
 from bagssl_jax.reporting.overview import overview
+from bagssl_jax.reporting.robustness import robustness_section
 from bagssl_jax.reporting.settings import settings_section
 
 NOTHING = {
@@ -27,14 +28,16 @@ def page(runs: Sequence[Found]) -> bytes:
     sections = {
         'overview': ('Overview', overview(runs)),
         'accuracy': ('Accuracy', accuracy_section(runs)),
+        'robustness': ('Robustness', robustness_section(runs)),
         'looks': ('Pictures', looks),
         'training': ('Training', training_section(runs)),
         'settings': ('Settings', settings_section(runs)),
         'gaps': ('Not measured', gaps_section(runs)),
         'problems': ('Problems', problems_section(runs, problems)),
     }
-    if not sections['problems'][1]:
-        del sections['problems']
+    for name in ('robustness', 'problems'):
+        if not sections[name][1]:
+            del sections[name]
     title = ' and '.join(run.name for run in runs)
     kind = 'Two runs, side by side' if len(runs) > 1 else 'Report of a run'
     body = element(

@@ -13,6 +13,10 @@
   locality        how alike a patch and the places around it are: by distance, and as heat maps
   map             patches where their embeddings lie in the plane, and the places of photographs
                   coloured by their embeddings; needs scikit-learn (pip install '.[analysis]')
+  scales *        accuracy against the size of patches and their number, of a sample of a labelled
+                  data set. Takes minutes
+  aggregation *   accuracy of a center crop, the whole image, and several ways to make one vector of
+                  a bag of patches; likewise
   cooccurrence *  how closely inner products of z follow how often patches occur together: in a
                   small world whose truth is known, and on patches of the images. Takes a minute or
                   more; needs scikit-learn (pip install '.[analysis]') and a projector

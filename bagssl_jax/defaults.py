@@ -292,6 +292,22 @@ def declared() -> dict[str, Any]:
     # Shares of the image's area of patches that keep their pixels, beside those of the training
     convergence.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
     convergence.spaces = ('h', 'z')
+    analysis.scales = scales = ConfigDict()
+    scales.max_train = within(1000, 2, 10**7)  # images to learn from, drawn at random
+    scales.max_test = within(1000, 1, 10**7)  # to be scored on
+    # Shares of the image's area that patches have, beside those of the training
+    scales.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
+    scales.patches = within((1, 4, 16), 1, 4096, items=(1, 8), ascending=True)  # of the bags
+    scales.probes = ('linear', 'knn')
+    scales.resize = True  # patches as the training's are; else those of other sizes stay as cut
+    analysis.aggregation = aggregation = ConfigDict()
+    aggregation.max_train = within(1000, 2, 10**7)
+    aggregation.max_test = within(1000, 1, 10**7)
+    aggregation.scales = above((0.5,), 0, 1, items=(0, 8))
+    aggregation.patches = within(16, 1, 4096)  # of a bag
+    aggregation.aggregations = ('mean', 'mean_unit', 'grid2')
+    aggregation.probes = ('linear', 'knn')
+    aggregation.resize = True
 
     analysis.neighbours = neighbours = ConfigDict()
     neighbours.max_images = within(500, 2, 10**6)  # that are searched, drawn at random

@@ -164,3 +164,14 @@ def test_without_a_projector_h_alone_is_looked_at(program, tmp_path, photographs
     assert 'h alone: the encoder has no z' in out
     findings = json.loads((tmp_path / 'analysis.json').read_text())
     assert {row['space'] for row in findings['looks']['convergence']['rows']} == {'h'}
+
+
+def test_looks_that_need_labels_are_refused_or_left_out(program, workdir, photographs):
+    arguments = 'analyze', f'--workdir={workdir}', f'--images={photographs}'
+    status, _, err = program(*arguments, '--what=scales')
+    line = f'scales: it needs labels, and {photographs.name} has none'
+    assert (status, err) == (2, f'error: --what={line}\n')
+    status, _, err = program(*arguments, *SMALL[1:], '--config.data.on_error=skip')
+    assert status == 0
+    assert f'{line.replace(":", " is left out:")}\n' in err
+    assert 'cooccurrence is left out: it takes a minute or more: ask for it by --what=' in err

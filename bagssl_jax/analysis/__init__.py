@@ -1,5 +1,6 @@
 """Looks into what was learned: each by its name."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,12 +8,14 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from bagssl_jax.analysis import (
+    aggregation,
     convergence,
     cooccurrence,
     findings,
     locality,
     neighbours,
     patch_map,
+    scales,
 )
 from bagssl_jax.analysis.look import Inapplicable, Look
 from bagssl_jax.data.datasets import Images, open_dataset
@@ -32,10 +35,13 @@ class Analysis(NamedTuple):
         further the keyword arguments seed and on_error, and those of its own group in
         config.analysis. Raises Inapplicable where this look cannot be taken.
       asked_for: why it is taken only where --what names it; '' where it is not so.
+      labelled: whether it needs labels: its images are then those that probes learn from, and test=
+        those that they are scored on.
     """
 
     look: Callable[..., Look]
     asked_for: str = ''
+    labelled: bool = False
 
 
 ANALYSES: dict[str, Analysis] = {
@@ -43,6 +49,8 @@ ANALYSES: dict[str, Analysis] = {
     'neighbours': Analysis(neighbours.look),
     'locality': Analysis(locality.look),
     'map': Analysis(patch_map.look),
+    'scales': Analysis(scales.look, asked_for='it takes minutes', labelled=True),
+    'aggregation': Analysis(aggregation.look, asked_for='it takes minutes', labelled=True),
     'cooccurrence': Analysis(cooccurrence.look, asked_for='it takes a minute or more'),
 }
 
@@ -71,19 +79,23 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
     check_batch_size(chunk, mesh, 'probe.batch_size')
     run.check_writable()  # now, and not after hours of work
     findings.read(run)
-    dataset, images = _images(config, folder)
+    subject = _subject(config, folder)
     encoder = load_encoder(run, mesh=mesh, chunk=chunk)
     untrained = encoder.untrained(config.seed)
-    print(f'{images.title}, step {encoder.step:,}')
+    print(f'{subject.images.title}, step {encoder.step:,}')
     taken = 0
     for name in names:
         try:
-            if ANALYSES[name].asked_for and not what:
-                raise Inapplicable(f'{ANALYSES[name].asked_for}: ask for it by --what={name}')
-            found = ANALYSES[name].look(
+            one = ANALYSES[name]
+            if one.labelled and not subject.images.class_names:
+                raise Inapplicable(f'it needs labels, and {subject.images.title} has none')
+            if one.asked_for and not what:
+                raise Inapplicable(f'{one.asked_for}: ask for it by --what={name}')
+            images = subject.labelled() if one.labelled else {'images': subject.images}
+            found = one.look(
                 encoder,
                 untrained,
-                images,
+                **images,
                 seed=config.seed,
                 on_error=config.data.on_error,
                 **config.analysis[name],
@@ -93,7 +105,8 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
                 raise InputError(f'--what={name}: {reason}') from None
             note(f'{name} is left out: {reason}')
             continue
-        about = {'dataset': dataset, 'step': encoder.step, 'images': images.title}
+        title = images['images'].title
+        about = {'dataset': subject.dataset, 'step': encoder.step, 'images': title}
         findings.write(run, found, name=name, **about)
         print('\n'.join([f'\n{name}', found.table, *found.notes]))
         taken += 1
@@ -101,22 +114,57 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
         raise InputError('no look is left that applies')
 
 
-def _images(config: ConfigDict, folder: str) -> tuple[str, Images]:
-    """The name of the data set, and the images that are looked at: of one size.
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is looked at: images of one size.
 
-    Those of several sizes are resized to cover a square of probe.whole_size.
+    Attributes:
+      dataset: what they are of.
+      images: those of all looks but the labelled ones; without labels, of a folder of photographs.
+      split: gives the images of another split.
+      splits: that probes learn from and are scored on.
+    """
+
+    dataset: str
+    images: Images
+    split: Callable[[str], Images]
+    splits: tuple[str, str]
+
+    def labelled(self) -> dict[str, Images]:
+        """What a labelled look takes: images= to learn from, and test=.
+
+        Raises:
+          Inapplicable: one of them has no labels.
+          InputError: there is no such split.
+        """
+        found = dict(zip(('images', 'test'), map(self.split, self.splits), strict=True))
+        for images in found.values():
+            if not images.class_names:
+                raise Inapplicable(f'it needs labels, and {images.title} has none')
+        return found
+
+
+def _subject(config: ConfigDict, folder: str) -> _Subject:
+    """What the command line says; images of several sizes cover a square of probe.whole_size.
 
     Raises:
-      InputError: there are none.
+      InputError: there are no images.
     """
+    side = config.probe.whole_size
+    splits = config.probe.train_split or config.data.train_split, config.data.test_split
     if folder:
         name = os.path.basename(folder.rstrip('/'))
-        images = Images(name, load_files(folder), in_memory=False)
-        return name, images.of_one_size(config.probe.whole_size)
+        images = Images(name, load_files(folder), in_memory=False).of_one_size(side)
+        return _Subject(name, images, lambda _: images, splits)
     if config.get('imported') and config.data.name == 'photos':  # the default, which none chose
         raise InputError(
             'this encoder was imported and has no images of its own: give --images=FOLDER, or '
             '--config.data.name=NAME and --config.data.dir=DIR'
         )
-    images = open_dataset(config.data).images(config.analysis.split or config.data.train_split)
-    return config.data.name, images.of_one_size(config.probe.whole_size)
+    dataset = open_dataset(config.data)
+
+    def split(name: str) -> Images:
+        return dataset.images(name).of_one_size(side)
+
+    images = split(config.analysis.split or config.data.train_split)
+    return _Subject(config.data.name, images, split, splits)

@@ -110,9 +110,10 @@ def score_taken(
                     about=about,
                     seed=seed,
                 )
+                found = score_all(case, {name: {} for name in probes}, ('all',))
                 rows += [
                     {**about, **{key: row[key] for key in KEPT}}
-                    for row in score_all(case, {name: {} for name in probes}, ('all',))
+                    for row, _ in found
                     if row['probe'] in probes
                 ]
     return rows

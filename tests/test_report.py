@@ -211,6 +211,10 @@ def test_what_was_not_measured_is_said(workdir):
     assert 'nothing monitored it' not in text
     put(workdir, 'results.json', {'dataset': 'photos', 'step': 600, 'rows': []})
     assert 'Robustness against attacks and corruptions:' in report(workdir)[1]
+    (workdir / 'checkpoints' / '700').mkdir(parents=True)
+    _, text = report(workdir)
+    assert 'step 600 was probed, and 700 is the newest' in text
+    assert 'Looks at the newest checkpoint, 700: they are of step 600.' in text
     for name in ('results.json', 'analysis.json', 'metrics.jsonl'):
         (workdir / name).unlink()
     _, text = report(workdir)

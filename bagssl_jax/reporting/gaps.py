@@ -107,13 +107,19 @@ def _of_probe(run: Found) -> list[list[Content]]:
 
 
 def _of_looks(run: Found) -> list[list[Content]]:
+    items, step = [], run.looked.get('step')
+    if run.steps and run.looks and is_number(step) and step != run.steps[-1]:
+        items.append(
+            [f'Looks at the newest checkpoint, {run.steps[-1]:,}: they are of step {number(step)}.']
+        )
     missing = [name for name in LOOKS if name not in run.looks]
     made_before = [name for name in missing if any(name in file for file in run.pictures)]
     missing = [name for name in missing if name not in made_before]
-    if not missing:
-        return []
-    command = f'python -m bagssl_jax.analyze --workdir={run.directory} --what={missing[0]}'
-    return [[f'Looks that were not made: {", ".join(missing)}. ', _code(command), ' makes one.']]
+    if missing:
+        command = f'python -m bagssl_jax.analyze --workdir={run.directory} --what={missing[0]}'
+        listed = f'Looks that were not made: {", ".join(missing)}. '
+        items.append([listed, _code(command), ' makes one.'])
+    return items
 
 
 def _code(command: str) -> Element:

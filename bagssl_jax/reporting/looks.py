@@ -151,7 +151,7 @@ class _Shelf:
 def _figure(picture: Picture, alt: str, caption: str) -> Element:
     """A picture that fits its column, or, where that is asked for, has its full size."""
     size = {'width': str(picture.width), 'height': str(picture.height)}
-    image = element('img', {'src': picture.source, 'alt': alt, 'loading': 'eager', **size})
+    image = element('img', {'src': picture.source, 'alt': alt, **size})
     is_wide = picture.width > 1.8 * picture.height
     return element(
         'figure',

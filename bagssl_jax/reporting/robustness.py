@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bagssl_jax.reporting.accuracy import interval, outcome
 from bagssl_jax.reporting.charts import Series, chart
 from bagssl_jax.reporting.found import Found, Row
 from bagssl_jax.reporting.markup import Element, element, is_number, number, share, shown
+from bagssl_jax.reporting.scores import interval, outcome
 from bagssl_jax.reporting.tables import details, table
 
 CLEAN, ATTACK, NOISE = 'none', 'pgd', 'noise'

@@ -277,6 +277,11 @@ def declared() -> dict[str, Any]:
 
     config.analysis = analysis = ConfigDict()
     analysis.split = ''  # that looks are taken of; '': data.train_split
+    # Of the patches that are looked at, as in `patches`; where size or scale is given, both take
+    # the place of the training's, and so does resize
+    analysis.size = within(0, 0, 4096)
+    analysis.scale = share(0.0)
+    analysis.resize = within(0, 0, 4096)
     analysis.cooccurrence = cooccurrence = ConfigDict()
     # Training images at most, chosen at random
     cooccurrence.max_images = within(2000, 1, 10**7)

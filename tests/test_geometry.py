@@ -16,6 +16,21 @@ def test_side_is_the_share_of_the_area():
 
 
 @pytest.mark.parametrize(
+    ('over', 'expected'),
+    [
+        ({'size': 0, 'scale': 0.0, 'resize': 0}, (16, 0.25, 32)),
+        ({'size': 0, 'scale': 0.5, 'resize': 0}, (0, 0.5, 32)),
+        ({'size': 8, 'scale': 0.0, 'resize': 8}, (8, 0.0, 8)),
+        ({'size': 0, 'scale': 0.0, 'resize': 8}, (16, 0.25, 8)),
+    ],
+)
+def test_patches_of_another_group_take_the_place_of_the_trainings(over, expected):
+    patches = {'count': 4, 'size': 16, 'scale': 0.25, 'resize': 32}
+    assert PatchGeometry.of(patches, over=over) == PatchGeometry(*expected)
+    assert PatchGeometry.of(patches) == PatchGeometry(16, 0.25, 32)
+
+
+@pytest.mark.parametrize(
     ('size', 'scale', 'message'),
     [
         (33, 0.25, r'33x33 .*patches.size=33.* does not fit .* 32x40'),

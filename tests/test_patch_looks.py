@@ -65,9 +65,18 @@ def test_an_encoder_alone_is_looked_at_in_h_on_photographs(program, tmp_path):
         assert cv2.imwrite(str(tmp_path / f'{i}.png'), pixels)
     workdir = tmp_path / 'run'
     save_run(workdir, *TINY, '--config.projector.widths=()')
-    found, out = look(program, workdir, f'--images={tmp_path}', '--config.probe.whole_size=24')
+    of_photographs = f'--images={tmp_path}', '--config.probe.whole_size=24'
+    found, out = look(program, workdir, *of_photographs, '--config.analysis.size=16')
     for one in found.values():
         assert {row['space'] for row in one['rows']} == {'h'}
         assert one['notes'] == ['h alone: the encoder has no z']
     assert out.count('h alone: the encoder has no z') == 3
     assert {row['of'] for row in found['neighbours']['rows']} == {'image'}
+    # Half a side is the most that patches of 16 of 24 pixels can be apart.
+    assert max(row.get('distance', 0) for row in found['locality']['rows']) == 0.5
+
+
+def test_patches_that_do_not_fit_are_refused(refusal, tmp_path):
+    workdir = save_run(tmp_path, *TINY)
+    line = refusal('analyze', f'--workdir={workdir}', '--config.analysis.size=49')
+    assert 'a patch of 49x49 pixels' in line

@@ -20,6 +20,7 @@ from bagssl_jax.analysis import (
 from bagssl_jax.analysis.look import Inapplicable, Look
 from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.data.folder import load_files
+from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.encoder import load_encoder
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.parallel import check_batch_size, local_mesh
@@ -80,7 +81,9 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
     run.check_writable()  # now, and not after hours of work
     findings.read(run)
     subject = _subject(config, folder)
-    encoder = load_encoder(run, mesh=mesh, chunk=chunk)
+    geometry = PatchGeometry.of(config.patches, over=config.analysis)
+    geometry.side(*subject.images.image_shape)  # refuses patches that do not fit
+    encoder = dataclasses.replace(load_encoder(run, mesh=mesh, chunk=chunk), geometry=geometry)
     untrained = encoder.untrained(config.seed)
     print(f'{subject.images.title}, step {encoder.step:,}')
     taken = 0

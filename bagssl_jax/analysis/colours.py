@@ -57,7 +57,7 @@ def colours_of(components: np.ndarray) -> np.ndarray:
     low, high = np.percentile(components, EDGES, axis=0)
     share = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
     lightness, yellow, red = share.T
-    lab = np.stack([25 + 65 * lightness, 120 * (red - 0.5), 120 * (yellow - 0.5)], axis=-1)
+    lab = np.stack([25 + 65 * lightness, 100 * (red - 0.5), 100 * (yellow - 0.5)], axis=-1)
     return np.clip(cv2.cvtColor(lab[None].astype(np.float32), cv2.COLOR_LAB2RGB)[0], 0, 1)
 
 
@@ -84,7 +84,7 @@ def _picture(
             'the variance.'
         ),
         caption=(
-            'Places of one colour have like embeddings, in all these photographs: the first '
+            'Places of one colour have like embeddings, in all photographs of a column: the first '
             'component is the lightness, the second runs from blue to yellow, the third from green '
             'to red.'
         ),

@@ -28,7 +28,7 @@ from bagssl_jax.analysis.windows import (
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.embedding.encoder import FrozenEncoder
 
-REFERENCES = 2000  # patches of other images, which similarities are ranked among, at most
+REFERENCES = 1000  # patches of other images, which similarities are ranked among, at most
 BIN = 0.25  # of distances, in patch sides
 LEAST = 1 / REFERENCES  # share of patches that is drawn
 SHARES = 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5  # beside the axis
@@ -217,13 +217,13 @@ def _summary_row(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of `summary`."""
     lines = [
-        f'share of the patches of other images that are less alike, {rows[0]["images"]} images: of '
-        'windows',
-        f'{"encoder":<11}{"space":<7}{"that overlap":>16}{"that do not":>20}{"fall":>20}',
+        f'share of the patches of other images that are less alike than windows of an image are, '
+        f'{rows[0]["images"]} images',
+        f'{"encoder":<11}{"space":<7}{"overlapping":>21}{"apart":>22}{"fall":>24}',
     ]
     for row in rows:
         cells = [_with_interval(row, key) for key in ('overlapping', 'apart', 'fall')]
-        widths = 16, 20, 20
+        widths = 21, 22, 24
         lines.append(
             f'{row["encoder"]:<11}{row["space"]:<7}'
             + ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
@@ -258,7 +258,7 @@ def _picture(rows: Sequence[Mapping[str, Any]], short: Sequence[Mapping[str, Any
     axes.set_xlim(left=0)
     texts = [('50%: as any patch of another image', (0, 0.5), (4, -2), 'top')]
     if axes.get_xlim()[1] > 1:
-        axes.axvline(1, color='0.6', linewidth=0.8, zorder=0)
+        axes.vlines(1, least / 1.3, 0.5, color='0.6', linewidth=0.8, zorder=0)
         texts.append(('no pixel in common', (1, 0.5), (4, 2), 'bottom'))
     for text, place, offset, side in texts:
         axes.annotate(
@@ -269,7 +269,6 @@ def _picture(rows: Sequence[Mapping[str, Any]], short: Sequence[Mapping[str, Any
             va=side,
             fontsize=drawing.SMALL,
             color='0.35',
-            bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.5},
         )
     axes.set_xlabel('distance of two windows of an image (patch sides)', fontsize=9)
     axes.set_ylabel('patches of other images\nthat are more alike', fontsize=9)

@@ -124,8 +124,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each encoder and space."""
     first = rows[0]
     lines = [
-        f'{first["patches"]} patches of {first["images"]} images by {first["method"]}: variance '
-        'within images, of the first components; how true neighbours in the map are',
+        f'{first["patches"]} patches of {first["images"]} images, by {first["method"]}: share of '
+        'the variance that is within images,',
+        'and of the first components; how far neighbours in the map are true ones (random: 0.5)',
         f'{"encoder":<11}{"space":<7}{"within images":>24}{"first two":>12}{"first three":>13}'
         f'{"true":>8}',
     ]

@@ -30,9 +30,19 @@ class PatchGeometry:
     resize: int
 
     @classmethod
-    def of(cls, group: Mapping[str, Any]) -> 'PatchGeometry':
-        """That of a configuration's `patches`, whose other keys are passed over."""
-        return cls(group['size'], group['scale'], group['resize'])
+    def of(
+        cls, patches: Mapping[str, Any], over: Mapping[str, Any] | None = None
+    ) -> 'PatchGeometry':
+        """That of a configuration's `patches`, or of what is laid over them.
+
+        Args:
+          patches: 'size', 'scale' and 'resize'; other keys are passed over.
+          over: the same keys, 0 where nothing is given: size and scale take the place of both of
+            the patches' where one is given, and so does resize.
+        """
+        over = over or {'size': 0, 'scale': 0.0, 'resize': 0}
+        cut = over if over['size'] or over['scale'] else patches
+        return cls(cut['size'], cut['scale'], over['resize'] or patches['resize'])
 
     @property
     def input_side(self) -> int:

@@ -36,7 +36,7 @@ class Pass:
 
 def make_passes(config: ConfigDict, images: Images, *, most: int) -> tuple[Pass, ...]:
     """The passes over splits like that of `images`, of `most` images each at most."""
-    probe, geometry = config.probe, _probed_geometry(config)
+    probe, geometry = config.probe, PatchGeometry.of(config.patches, over=config.probe)
     geometry.check(images.image_shape)
     side = geometry.side(*images.example_shape())
     shape = images.image_shape or (probe.whole_size, probe.whole_size)
@@ -65,13 +65,6 @@ def _check_memory(pixels: int) -> None:
         on_host={'their pixels': pixels * 3},
         devices=mesh.local_devices,
     )
-
-
-def _probed_geometry(config: Mapping[str, Any]) -> PatchGeometry:
-    """The patches that are probed: those of the training, or the probe's own."""
-    probe, patches = config['probe'], config['patches']
-    own = probe if probe['size'] or probe['scale'] else patches
-    return PatchGeometry(own['size'], own['scale'], probe['resize'] or patches['resize'])
 
 
 def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int, most: int) -> Pass:

@@ -72,8 +72,8 @@ def test_an_encoder_alone_is_looked_at_in_h_on_photographs(program, tmp_path):
         assert one['notes'] == ['h alone: the encoder has no z']
     assert out.count('h alone: the encoder has no z') == 3
     assert {row['of'] for row in found['neighbours']['rows']} == {'image'}
-    # Half a side is the most that patches of 16 of 24 pixels can be apart.
-    assert max(row.get('distance', 0) for row in found['locality']['rows']) == 0.5
+    # Patches of 16 of 24 pixels are half a side apart at most; the training's would be 2.
+    assert 0.3 < max(row.get('distance', 0) for row in found['locality']['rows']) <= 0.5
 
 
 def test_patches_that_do_not_fit_are_refused(refusal, tmp_path):

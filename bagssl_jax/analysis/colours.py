@@ -9,36 +9,40 @@ import numpy as np
 from bagssl_jax.analysis import drawing
 from bagssl_jax.analysis.look import Picture
 from bagssl_jax.analysis.planes import principal_components
-from bagssl_jax.analysis.windows import embed_windows, unit
+from bagssl_jax.analysis.windows import compared, embed_windows, unit
 from bagssl_jax.embedding.encoder import FrozenEncoder
 
 EDGES = 2, 98  # percentiles of a component that reach the ends of its colours
 
 
 def paint(
-    encoder: FrozenEncoder, pixels: np.ndarray, boxes: np.ndarray, *, seed: int
+    encoders: Mapping[str, FrozenEncoder], pixels: np.ndarray, boxes: np.ndarray, *, seed: int
 ) -> tuple[list[dict[str, Any]], Picture]:
     """Colours every place of some photographs by its embedding.
 
     Args:
-      encoder: of the places.
+      encoders: by name, of the places.
       pixels: of the photographs, uint8 [b h w 3].
       boxes: the places, int [rows columns 4].
       seed: of the components, where they are not computed exactly.
 
     Returns:
-      A row for each space: 'part' ('colours'), 'encoder' ('trained'), 'space', 'variance' (the
+      A row for each encoder and space: 'part' ('colours'), 'encoder', 'space', 'variance' (the
       shares of the first three components), 'images', 'patches' (of each); and the picture.
     """
     rows, painted = [], {}
-    for (_, space), vectors in embed_windows({'': encoder}, pixels, boxes.reshape(-1, 4)).items():
-        flat = unit(vectors).reshape(-1, vectors.shape[-1])
+    vectors = embed_windows(encoders, pixels, boxes.reshape(-1, 4))
+    names = compared(vectors)
+    for (name, space), own in vectors.items():
+        flat = unit(own).reshape(-1, own.shape[-1])  # [b p d] -> [n d]
         components, shares = principal_components(flat, 3, seed=seed)
-        painted[space] = colours_of(components).reshape(len(pixels), *boxes.shape[:2], 3)
+        if (name, space) in names:
+            shape = len(pixels), *boxes.shape[:2], 3
+            painted[names[name, space]] = colours_of(components).reshape(shape)
         rows.append(
             {
                 'part': 'colours',
-                'encoder': 'trained',
+                'encoder': name,
                 'space': space,
                 'variance': shares.tolist(),
                 'images': len(pixels),
@@ -75,13 +79,15 @@ def _picture(
             drawing.lay_over(axes, pixels[i], boxes, colours[i])
     for axes, title in zip(grid[0], ('photograph', *painted), strict=True):
         axes.set_title(title, fontsize=9)
-    shares = '; '.join(f'{row["space"]}: {sum(row["variance"]):.0%}' for row in rows)
+    shares = ', '.join(
+        f'{sum(row["variance"]):.0%} of {row["space"]} {row["encoder"]}' for row in rows
+    )
     return Picture(
         figure,
         alt=(
             f'{len(pixels)} photographs, every place of which is coloured by the first three '
-            f'principal components of the embedding of the patch around it. They are {shares} of '
-            'the variance.'
+            'principal components of the embedding of the patch around it. They are, of the '
+            f'variance, {shares}.'
         ),
         caption=(
             'Places of one colour have like embeddings, in all photographs of a column: the first '

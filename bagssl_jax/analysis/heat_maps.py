@@ -9,7 +9,7 @@ from bagssl_jax.analysis import drawing
 from bagssl_jax.analysis.look import Picture
 from bagssl_jax.analysis.queries import Query
 from bagssl_jax.analysis.sample import Sample
-from bagssl_jax.analysis.windows import centered, embed_windows
+from bagssl_jax.analysis.windows import centered, compared, embed_windows
 from bagssl_jax.embedding.encoder import FrozenEncoder
 
 COLORS = 'inferno'
@@ -23,7 +23,7 @@ class SimilarityMap(NamedTuple):
       pixels: of the image: uint8 [h w 3].
       box: of the patch, int [4], where it is of this image; else None.
       boxes: of the places: int [rows columns 4].
-      cosines: space -> float [rows columns], around the data set's mean.
+      cosines: what of -> float [rows columns], around the data set's mean.
     """
 
     pixels: np.ndarray
@@ -35,8 +35,8 @@ class SimilarityMap(NamedTuple):
 def compare(
     queries: Sequence[Query],
     sample: Sample,
-    encoder: FrozenEncoder,
-    centers: Mapping[str, np.ndarray],
+    encoders: Mapping[str, FrozenEncoder],
+    centers: Mapping[tuple[str, str], np.ndarray],
     boxes: np.ndarray,
     *,
     seed: int,
@@ -46,8 +46,8 @@ def compare(
     Args:
       queries: the patches.
       sample: where the other image is drawn from, one of another class if there is one.
-      encoder: of the patches and places.
-      centers: space -> the mean of the data set's embeddings at unit length, [d].
+      encoders: by name, of the patches and places.
+      centers: (encoder, space) -> the mean of the data set's embeddings at unit length, [d].
       boxes: the places, int [rows columns 4].
       seed: of the choice of the other images.
 
@@ -62,13 +62,15 @@ def compare(
     places = boxes.reshape(-1, 4)
     # The patch comes first, and is embedded beside the places.
     each = np.stack([np.concatenate([query.box[None], places]) for query in queries])
-    vectors = embed_windows({'': encoder}, pixels, np.repeat(each, 2, axis=0))
+    names = compared(centers)
+    encoders = {name: encoders[name] for name in dict.fromkeys(name for name, _ in names)}
+    vectors = embed_windows(encoders, pixels, np.repeat(each, 2, axis=0))
     maps = []
     for i, image in enumerate(pixels):
         cosines = {}
-        for space, center in centers.items():
-            around = centered(vectors['', space][[i - i % 2, i]], center)
-            cosines[space] = (around[1, 1:] @ around[0, 0]).reshape(boxes.shape[:2])
+        for key, title in names.items():
+            around = centered(vectors[key][[i - i % 2, i]], centers[key])
+            cosines[title] = (around[1, 1:] @ around[0, 0]).reshape(boxes.shape[:2])
         box = None if i % 2 else queries[i // 2].box
         maps.append(SimilarityMap(image, box, boxes, cosines))
     return maps
@@ -84,9 +86,9 @@ def _another(query: Query, sample: Sample, rng: np.random.Generator) -> int:
 
 
 def picture(maps: Sequence[SimilarityMap]) -> Picture:
-    """A row for each map: the photograph, and a heat map over it in each space."""
-    spaces = list(maps[0].cosines)
-    figure = drawing.photographs(len(maps), 1 + len(spaces), maps[0].pixels.shape[:2], below=0.6)
+    """A row for each map: the photograph, and beside it heat maps over it."""
+    titles = list(maps[0].cosines)
+    figure = drawing.photographs(len(maps), 1 + len(titles), maps[0].pixels.shape[:2], below=0.6)
     grid = np.reshape(figure.axes, (len(maps), -1))
     for row, one in zip(grid, maps, strict=True):
         drawing.panel(row[0], one.pixels)
@@ -96,7 +98,7 @@ def picture(maps: Sequence[SimilarityMap]) -> Picture:
         if one.box is not None:
             for axes in row:
                 drawing.outline(axes, one.box)
-    for axes, title in zip(grid[0], ('photograph', *spaces), strict=True):
+    for axes, title in zip(grid[0], ('photograph', *titles), strict=True):
         axes.set_title(title, fontsize=9)
     for i, axes in enumerate(grid[:, 0]):
         axes.set_ylabel('another image' if i % 2 else 'own image', fontsize=drawing.SMALL)
@@ -107,9 +109,9 @@ def picture(maps: Sequence[SimilarityMap]) -> Picture:
     place.tick_params(labelsize=drawing.SMALL)
     bar.outline.set_visible(False)
     means = '; '.join(
-        f'{space}: {np.mean([one.cosines[space].mean() for one in maps[::2]]):.2f} on its own '
-        f'image, {np.mean([one.cosines[space].mean() for one in maps[1::2]]):.2f} on another'
-        for space in spaces
+        f'{title}: {np.mean([one.cosines[title].mean() for one in maps[::2]]):.2f} on its own '
+        f'image, {np.mean([one.cosines[title].mean() for one in maps[1::2]]):.2f} on another'
+        for title in titles
     )
     return Picture(
         figure,

@@ -22,7 +22,6 @@ from bagssl_jax.analysis.windows import (
     dense_boxes,
     embed_windows,
     notes_of,
-    spaces_of,
     with_small_chunks,
 )
 from bagssl_jax.data.datasets import Images
@@ -87,8 +86,8 @@ def look(
     maps = heat_maps.compare(
         queries,
         sample,
-        encoders['trained'],
-        {space: centers['trained', space] for space in spaces_of(trained)},
+        encoders,
+        centers,
         dense_boxes(trained, images.image_shape, most=shown_windows),
         seed=seed,
     )
@@ -259,7 +258,7 @@ def _picture(rows: Sequence[Mapping[str, Any]], short: Sequence[Mapping[str, Any
     texts = [('50%: as any patch of another image', (0, 0.5), (4, -2), 'top')]
     if axes.get_xlim()[1] > 1:
         axes.vlines(1, least / 1.3, 0.5, color='0.6', linewidth=0.8, zorder=0)
-        texts.append(('no pixel in common', (1, 0.5), (4, 2), 'bottom'))
+        texts.append(('no pixel in common', (1, least / 1.3), (4, -1), 'top'))
     for text, place, offset, side in texts:
         axes.annotate(
             text,
@@ -275,7 +274,7 @@ def _picture(rows: Sequence[Mapping[str, Any]], short: Sequence[Mapping[str, Any
     axes.set_yticks([share for share in SHARES if share >= least / 1.3])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f'{100 * share:g}%'))
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=drawing.SMALL)
+    figure.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=drawing.SMALL)
     ends = '; '.join(
         f'{row["encoder"]} {row["space"]}: {row["overlapping"]:.3f} of windows that overlap'
         + (f', {row["apart"]:.3f} of those that do not' if row['apart'] is not None else '')

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -64,6 +65,16 @@ def embed_windows(
 def spaces_of(encoder: FrozenEncoder) -> tuple[str, ...]:
     """The spaces that are compared: h and z, or h alone where there is no projector."""
     return ('h', 'z') if 'z' in encoder.widths else ('h',)
+
+
+def compared(vectors: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], str]:
+    """Which of the (encoder, space) are drawn beside each other, and what each is called.
+
+    h and z of the trained encoder; or where there is no projector, h of both encoders.
+    """
+    if ('trained', 'z') in vectors:
+        return {('trained', 'h'): 'h', ('trained', 'z'): 'z'}
+    return {('trained', 'h'): 'h', ('untrained', 'h'): 'h, untrained'}
 
 
 def notes_of(encoder: FrozenEncoder) -> tuple[str, ...]:

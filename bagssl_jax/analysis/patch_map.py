@@ -88,9 +88,7 @@ def look(
             figures[space] = _picture(plane, sample.pixels, boxes, cells, rows[-1])
     dense = dense_boxes(trained, images.image_shape, most=shown_windows)
     chosen = [query.image for query in drawn_queries(sample, boxes, shown, seed=seed)]
-    painted, figures['colours'] = colours.paint(
-        encoders['trained'], sample.pixels[chosen], dense, seed=seed
-    )
+    painted, figures['colours'] = colours.paint(encoders, sample.pixels[chosen], dense, seed=seed)
     return Look(rows + painted, table(rows), figures, notes_of(trained))
 
 

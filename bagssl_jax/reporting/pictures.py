@@ -58,6 +58,6 @@ def _encoded(image: Image.Image, width: int, quality: int) -> Picture:
     image.thumbnail((width, MOST_HIGH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     options = {'lossless': True} if is_drawing else {'quality': quality}
-    image.save(buffer, format='WEBP', method=4, **options)
+    image.save(buffer, format='WEBP', method=2, **options)
     content = base64.b64encode(buffer.getvalue()).decode()
     return Picture(f'data:image/webp;base64,{content}', *image.size)

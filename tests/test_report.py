@@ -98,6 +98,7 @@ def workdir(tmp_path):
     put(folder, 'results.json', found)
     figure = {'file': 'figures/map_h.png', 'alt': 'Patches by colour.', 'caption': 'Near is alike.'}
     look = {'rows': [{'space': 'h', 'share': 0.5}], 'figures': [figure], 'notes': [EVIL]}
+    look['images'] = 'photos train'
     put(folder, 'analysis.json', {'dataset': 'photos', 'step': 600, 'looks': {'map': look}})
     put(folder, 'figures/map_h.png', png())
     put(folder, 'figures/other.png', png())
@@ -147,6 +148,7 @@ def test_a_finished_run(workdir):
     assert 'untrained 70.0%' in text
     assert 'photos, 3,200 training images of 3 classes' in text
     assert '88.0\N{EN DASH}92.0' in text
+    assert 'At photos train, step 600.' in text
     assert 'Near is alike.' in text
     charts = {svg.get('aria-label') for svg in tree.iter('svg')}
     loss = 'Loss: \N{MINUS SIGN}102 at step 20, \N{MINUS SIGN}160 at step 600, between'

@@ -65,6 +65,11 @@ def looks_section(runs: Sequence[Found], problems: list[str]) -> list[Element]:
     names = [name for name in LOOKS if any(name in run.looks for run in runs)]
     names += [name for run in runs for name in run.looks if name not in (*LOOKS, *names)]
     made = []
+    for run in runs:
+        if len(images := _images_of(run)) == 1:
+            who = f'{run.name}: at' if len(runs) > 1 else 'At'
+            said = f'{who} {images[0]}, step {shown(run.looked.get("step"))}.'
+            made.append(element('p', {'class': 'lede'}, said))
     for name in dict.fromkeys(names):
         title, about = LOOKS.get(name, (name, ''))
         parts = [shelf.look(name) for shelf in shelves]
@@ -87,6 +92,11 @@ def looks_section(runs: Sequence[Found], problems: list[str]) -> list[Element]:
         sides = element('div', {'class': 'sides'}, rest) if len(runs) > 1 else rest
         made.append(element('section', {'class': 'look'}, title, sides))
     return made
+
+
+def _images_of(run: Found) -> list[str]:
+    """What the looks of a run were taken of."""
+    return sorted({shown(look['images']) for look in run.looks.values()} - {''})
 
 
 class _Shelf:
@@ -116,7 +126,7 @@ class _Shelf:
         if found is None:
             part.append(element('p', {'class': 'none'}, 'Not made of this run.'))
             return part
-        if found['images']:
+        if len(_images_of(self._run)) > 1:
             part.append(element('p', {'class': 'lede'}, f'Images: {shown(found["images"])}.'))
         pictures = element('div', {'class': 'pictures'})
         for figure in found['figures']:
@@ -152,18 +162,14 @@ def _figure(picture: Picture, alt: str, caption: str) -> Element:
     """A picture that fits its column, or, where that is asked for, has its full size."""
     size = {'width': str(picture.width), 'height': str(picture.height)}
     image = element('img', {'src': picture.source, 'alt': alt, **size})
-    is_wide = picture.width > 1.8 * picture.height
+    is_wide = picture.width > max(1000, 1.8 * picture.height)
+    whole = element('span', {}, ' full size')
+    zoom = element('label', {'class': 'zoom'}, element('input', {'type': 'checkbox'}), whole)
     return element(
         'figure',
         {'class': 'picture wide' if is_wide else 'picture'},
-        element(
-            'label',
-            {'class': 'zoom'},
-            element('input', {'type': 'checkbox'}),
-            element('span', {}, ' full size'),
-        ),
         element('div', {'class': 'frame'}, image),
-        element('figcaption', {}, caption) if caption else None,
+        element('figcaption', {}, caption or alt, zoom),
     )
 
 

@@ -44,6 +44,7 @@ CIFAR10 = False  # True: the last cell trains on CIFAR-10, for minutes on an acc
 # %%
 import glob
 import html
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -81,12 +82,14 @@ def find_runtime():
 
 
 runtime = find_runtime()
-installed = importlib.util.find_spec('bagssl_jax')
-code = pathlib.Path(installed.origin).parents[1] if installed else pathlib.Path('bagssl').resolve()
+code = pathlib.Path('bagssl').resolve()
+here = importlib.util.find_spec('bagssl_jax')
+if here and here.origin and (pathlib.Path(here.origin).parents[1] / 'configs').is_dir():
+    code = pathlib.Path(here.origin).parents[1]  # this notebook is run where the code is
 if not code.exists():
     assert REPOSITORY, 'give REPOSITORY above: the address of the code, to clone it from'
     run('git', 'clone', '--depth=1', REPOSITORY, code)
-if not SHORT and not installed:
+if not SHORT and 'bagssl-jax' not in {one.name for one in importlib.metadata.distributions()}:
     extras = ['analysis', *{'gpu': ['cuda'], 'tpu': ['tpu'], 'cpu': []}[runtime]]
     if not importlib.util.find_spec('torch'):
         extras.append('torch')  # which reads the published encoder's file

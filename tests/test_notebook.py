@@ -19,7 +19,7 @@ def notebook():
 
 def test_it_agrees_with_its_source(notebook):
     source = jupytext.read(NOTEBOOK.with_suffix('.py'))
-    again = 'run jupytext --to ipynb launch/bagssl_colab.py'
+    again = 'run jupytext --update --to ipynb launch/bagssl_colab.py'
     cells = [[(cell.cell_type, cell.source) for cell in book.cells] for book in (notebook, source)]
     assert cells[0] == cells[1], again
 

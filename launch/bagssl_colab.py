@@ -42,6 +42,7 @@ CIFAR10 = False  # True: the last cell trains on CIFAR-10, for minutes on an acc
 # its own, which see what was installed here; this notebook's need not be restarted.
 
 # %%
+import base64
 import glob
 import html
 import importlib.metadata
@@ -56,7 +57,7 @@ import sys
 import urllib.request
 
 from IPython import get_ipython
-from IPython.display import HTML, Image, Markdown, display
+from IPython.display import HTML, display
 
 SHORT = os.environ.get('BAGSSL_SHORT') == '1'
 
@@ -146,8 +147,10 @@ def show_pictures(workdir, name):
     """The pictures of a look, with their captions."""
     looks = json.loads((workdir / 'analysis.json').read_text())['looks']
     for figure in looks[name]['figures']:
-        display(Image(workdir / figure['file'], width=700, alt=figure['alt']))
-        display(Markdown(figure['caption']))
+        data = base64.b64encode((workdir / figure['file']).read_bytes()).decode()
+        alt, caption = html.escape(figure['alt']), html.escape(figure['caption'])
+        image = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="max-width: 700px">'
+        display(HTML(f'<figure>{image}<figcaption>{caption}</figcaption></figure>'))
 
 
 def show_report(workdir):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bagssl_jax.reporting.markup import Element, element, number
 
 WIDTH, HEIGHT = 360, 216
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 10, 40
 MOST_POINTS = 300  # of a curve; the rest would lie within a pixel
 
 

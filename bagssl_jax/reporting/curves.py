@@ -39,7 +39,7 @@ CHARTS = (
         'Similarity',
         ('similarity',),
         'Mean cosine of projections that belong together: 1 where patches of one image agree '
-        'entirely. It rises when training works, but a collapsed encoder reaches it too.',
+        'entirely, as they do to a collapsed encoder, too. Training weighs it against spread.',
     ),
     (
         'Coding rate',

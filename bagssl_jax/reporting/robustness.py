@@ -11,7 +11,7 @@ from bagssl_jax.reporting.tables import details, table
 
 CLEAN, ATTACK, NOISE = 'none', 'pgd', 'noise'
 NORMS = {'linf': ('L-infinity', 255, 'grey levels of 255'), 'l2': ('L2', 1, 'L2 distance')}
-STYLES = ('a', 'b', 'c', 'rest', 'rest2')
+STYLES = {'trained': ('a', 'b', 'c'), 'untrained': ('rest', 'rest2')}
 LEDE = (
     'The linear probes on perturbed test images. Compare how fast curves fall, not only where they '
     'begin; an encoder that tells little of clean images has little to lose.'
@@ -46,14 +46,13 @@ def robustness_section(runs: Sequence[Found]) -> list[Element]:
     found = _by_subject(runs)
     if not found:
         return []
-    # As many as can be told apart: the largest bags and other views, trained before untrained.
-    drawn = dict(list(found.items())[: len(STYLES)])
+    styles = _styles(found)
     names = {
         subject: f'{runs[subject.run].name}, {subject.name}' if len(runs) > 1 else subject.name
         for subject in found
     }
-    charts = [_by_radius(drawn, names, norm) for norm in NORMS]
-    charts = [one for one in [*charts, _by_severity(drawn, names)] if one is not None]
+    charts = [_by_radius(found, names, styles, norm) for norm in NORMS]
+    charts = [one for one in [*charts, _by_severity(found, names, styles)] if one is not None]
     tables = [_radii(found, names), _corruptions(found, names)]
     return [
         element('p', {'class': 'lede'}, LEDE),
@@ -76,6 +75,15 @@ def _by_subject(runs: Sequence[Found]) -> dict[Subject, list[Row]]:
     return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 
+def _styles(found: Mapping[Subject, Any]) -> dict[Subject, str]:
+    """Of as many as can be told apart: the largest bags, then other views, then smaller bags."""
+    styles = {}
+    for encoder, known in STYLES.items():
+        subjects = [subject for subject in found if subject.encoder == encoder]
+        styles |= dict(zip(subjects, known, strict=False))
+    return styles
+
+
 def _order(subject: Subject) -> tuple[Any, ...]:
     """The largest bag of each view of each run, trained before untrained, then smaller bags."""
     is_small = subject.view == 'bag' and subject.patches == '1'
@@ -83,7 +91,10 @@ def _order(subject: Subject) -> tuple[Any, ...]:
 
 
 def _by_radius(
-    found: Mapping[Subject, Sequence[Row]], names: Mapping[Subject, str], norm: str
+    found: Mapping[Subject, Sequence[Row]],
+    names: Mapping[Subject, str],
+    styles: Mapping[Subject, str],
+    norm: str,
 ) -> Element | None:
     title, unit, x_title = NORMS[norm]
     series, said = [], []
@@ -102,20 +113,22 @@ def _by_radius(
             values = ', '.join(f'{number(x)}: {share(row["top1"])}' for x, row in points.items())
             said.append(f'{name} {values}')
 
-    for style, subject in zip(STYLES, found, strict=False):
+    for subject, style in styles.items():
         add(subject, ATTACK, names[subject], style)
-    for subject in list(found)[:1]:
-        add(subject, NOISE, f'{names[subject]}, random noise', STYLES[-1])
+    for subject, style in list(styles.items())[:1]:
+        add(subject, NOISE, f'{names[subject]}, random noise', f'{style} dashed')
     if not series:
         return None
     return _chart(f'Attacked, {title}', series, ATTACKED, said, x_title=f'radius, {x_title}')
 
 
 def _by_severity(
-    found: Mapping[Subject, Sequence[Row]], names: Mapping[Subject, str]
+    found: Mapping[Subject, Sequence[Row]],
+    names: Mapping[Subject, str],
+    styles: Mapping[Subject, str],
 ) -> Element | None:
     series, said, kinds = [], [], set()
-    for style, subject in zip(STYLES, found, strict=False):
+    for subject, style in styles.items():
         rows = [row for row in found[subject] if is_number(row.get('severity'))]
         kinds |= {shown(row.get('corruption')) for row in rows} - {CLEAN}
         means = {

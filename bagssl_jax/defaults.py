@@ -249,8 +249,8 @@ def declared() -> dict[str, Any]:
     probe.pgd = pgd = ConfigDict()
     pgd.images = within(512, 1, 10**7)  # test images at most, chosen at random
     # Radii of the balls: in grey levels, of 255, and in numbers from 0 to 1
-    pgd.linf = above((1.0, 2.0, 4.0, 8.0), 0, 255, items=(0, 64), ascending=True)
-    pgd.l2 = above((0.25, 0.5, 1.0), 0, 10_000, items=(0, 64), ascending=True)
+    pgd.linf = above((0.5, 1.0, 2.0, 4.0, 8.0), 0, 255, items=(0, 64), ascending=True)
+    pgd.l2 = above((0.1, 0.25, 0.5, 1.0), 0, 10_000, items=(0, 64), ascending=True)
     pgd.steps = within(20, 1, 10_000)
     pgd.restarts = within(2, 1, 1000)  # from random starts, of which the worst counts
     pgd.batch_size = within(64, 1, 10**6)  # images at a time, over all devices

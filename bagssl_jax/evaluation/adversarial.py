@@ -1,7 +1,7 @@
 """Linear probes under attack: accuracy by norm and radius of the ball that an adversary has."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from bagssl_jax import processes
 from bagssl_jax.data.reading import read_or_replace, unreadable_image
 from bagssl_jax.embedding.differentiable import Places, find_places, make_cutter, represent_pixels
 from bagssl_jax.embedding.encoder import Variables
+from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.heads import Head, Trial
 from bagssl_jax.evaluation.passes import Pass
 from bagssl_jax.evaluation.scoring import Row
@@ -88,6 +89,7 @@ def measure(
     numbers = numbers[dealt(len(numbers), batch_size)]
     balls = [('linf', radius / 255) for radius in linf] + [('l2', radius) for radius in l2]
     right, seen = np.zeros((len(heads), 1 + 2 * len(balls)), int), 0
+    progress.reset(len(heads) * len(balls) * len(numbers))
     for start in range(0, len(numbers), AT_ONCE):
         found = _read(trial, one, numbers[start : start + AT_ONCE])
         if found is None:
@@ -98,10 +100,13 @@ def measure(
             devices = head.encoder.mesh.size
             chunk = min(own_part(batch_size), -(-len(batch.labels) // devices) * devices)
             target = _Target(trial, head, shape, chunk)
-            right[i] += target.right(batch, balls, steps=steps, restarts=restarts)
-            progress.update(len(batch.labels))
+            for j, count in enumerate(target.right(batch, balls, steps, restarts)):
+                right[i, j] += count
+                progress.update(len(batch.labels) * (j % 2))  # once for every ball
     said = processes.gathered(f'attacked {one.view}', [seen, right.tolist()])
     seen, right = sum(n for n, _ in said), np.sum([counts for _, counts in said], axis=0)
+    if not seen:
+        raise InputError(f'none of {images:,} images of {trial.images.title} can be read')
     conditions = [{'attack': NONE, 'norm': None, 'radius': 0.0}]
     for norm, radius in balls:
         ball = {'norm': norm, 'radius': radius}
@@ -153,13 +158,14 @@ class _Target:
         self._fitting = set()  # what was compiled, and fits into memory
 
     def right(
-        self, batch: Batch, balls: Sequence[tuple[str, float]], *, steps: int, restarts: int
-    ) -> list[int]:
+        self, batch: Batch, balls: Sequence[tuple[str, float]], steps: int, restarts: int
+    ) -> Iterator[int]:
         """How many are right as they are, and in each ball under attack and with noise."""
         places = batch.places._replace(boxes=batch.places.boxes[:, self._members])
         batch = batch._replace(places=places)
         clean = np.flatnonzero(~self._run(_wrong_with_noise, batch, 0, 0.0, norm='linf'))
-        counts, standing = [len(clean)], {}
+        yield len(clean)
+        standing = {}
         for norm, radius in balls:
             left = standing.get(norm, clean)
             for restart in range(restarts):
@@ -169,8 +175,8 @@ class _Target:
                 left = left[~fooled]
             standing[norm] = left
             wrong = self._run(_wrong_with_noise, batch, 0, radius, norm=norm)
-            counts += [len(left), int((~wrong).sum())]
-        return counts
+            yield len(left)
+            yield int((~wrong).sum())
 
     def _run(self, program: Any, batch: Batch, turn: int, radius: float, **how: Any) -> np.ndarray:
         """What a program says of every image: bool [n]."""

@@ -38,6 +38,7 @@ def measure(
         for name in names
         for severity in severities
     ]
+    progress.reset(len(conditions) * len(numbers))
     rows = []
     for name, severity, corrupted in conditions:
         features, labels = _represented(trial, heads, corrupted, numbers)

@@ -148,7 +148,7 @@ def _by_severity(rows: Sequence[Row]) -> Figure:
         points = [{'top1': mean} for mean in means]
         _curve(axes, severities, points, subject, colors, label=subject.name)
     axes.set_xticks(severities)
-    _dress(axes, f'severity (mean over {kinds} corruptions)')
+    _dress(axes, f'severity (mean over {kinds} corruptions; 0: not corrupted)')
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(f'Corrupted images, {rows[0]["n_test"]:,} of the test split', fontsize=10)
     return figure
@@ -165,12 +165,18 @@ def _by_corruption(rows: Sequence[Row]) -> Figure:
         places = np.arange(len(names)) + (i + 0.5) * width - 0.4
         color = colors[subject.view, subject.patches]
         axes.bar(places, means, 0.9 * width, color=color, label=subject.name)
-        clean = 100 * _mean(_chosen(own, corruption=CLEAN))
-        axes.axhline(clean, color=color, linestyle='--', linewidth=1)
-    axes.axhline(np.nan, color='0.4', linestyle='--', linewidth=1, label='as they are')
+        level = 100 * _mean(_chosen(own, corruption=CLEAN))
+        axes.axhline(level, color=color, linestyle='--', linewidth=1)
+    clean = axes.axhline(np.nan, color='0.4', linestyle='--', linewidth=1, label='not corrupted')
     axes.set_xticks(range(len(names)), [name.replace('_', '\n', 1) for name in names], fontsize=7)
     _dress(axes, '')
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc='lower left', bbox_to_anchor=(0, 1))
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    handles = [*axes.containers, clean]
+    figure.legend(handles=handles, frameon=False, fontsize=8, ncols=5, loc='outside lower center')
+    axes.set_title(
+        f'Corrupted images, {rows[0]["n_test"]:,} of the test split, mean over the severities',
+        fontsize=10,
+    )
     return figure
 
 

@@ -72,8 +72,8 @@ def measure(
     steps: int,
     restarts: int,
     batch_size: int,
-) -> list[Row]:
-    """The rows of the heads of one pass, each with 'attack', 'norm' and 'radius'.
+) -> Iterator[list[Row]]:
+    """The rows of each head of one pass, with 'attack', 'norm' and 'radius'.
 
     'none' is the image as it is, 'pgd' the attack of `probes.attacks.pgd`, 'noise' a random
     perturbation of the same size, once. The image is what is perturbed, in numbers from 0 to 1
@@ -88,25 +88,6 @@ def measure(
     one, numbers = heads[0].one, trial.draw(images)
     numbers = numbers[dealt(len(numbers), batch_size)]
     balls = [('linf', radius / 255) for radius in linf] + [('l2', radius) for radius in l2]
-    right, seen = np.zeros((len(heads), 1 + 2 * len(balls)), int), 0
-    progress.reset(len(heads) * len(balls) * len(numbers))
-    for start in range(0, len(numbers), AT_ONCE):
-        found = _read(trial, one, numbers[start : start + AT_ONCE])
-        if found is None:
-            continue
-        batch, shape = found
-        seen += len(batch.labels)
-        for i, head in enumerate(heads):
-            devices = head.encoder.mesh.size
-            chunk = min(own_part(batch_size), -(-len(batch.labels) // devices) * devices)
-            target = _Target(trial, head, shape, chunk)
-            for j, count in enumerate(target.right(batch, balls, steps, restarts)):
-                right[i, j] += count
-                progress.update(len(batch.labels) * (j % 2))  # once for every ball
-    said = processes.gathered(f'attacked {one.view}', [seen, right.tolist()])
-    seen, right = sum(n for n, _ in said), np.sum([counts for _, counts in said], axis=0)
-    if not seen:
-        raise InputError(f'none of {images:,} images of {trial.images.title} can be read')
     conditions = [{'attack': NONE, 'norm': None, 'radius': 0.0}]
     for norm, radius in balls:
         ball = {'norm': norm, 'radius': radius}
@@ -114,11 +95,29 @@ def measure(
             {'attack': 'pgd', **ball, 'steps': steps, 'restarts': restarts},
             {'attack': 'noise', **ball},
         ]
-    return [
-        head.row(int(count), seen, **condition)
-        for head, counts in zip(heads, right, strict=True)
-        for condition, count in zip(conditions, counts, strict=True)
-    ]
+    progress.reset(len(heads) * len(balls) * len(numbers))
+    for turn, head in enumerate(heads):
+        right, seen = np.zeros(len(conditions), int), 0
+        for start in range(0, len(numbers), AT_ONCE):
+            found = _read(trial, one, numbers[start : start + AT_ONCE])
+            if found is None:
+                continue
+            batch, shape = found
+            devices = head.encoder.mesh.size
+            chunk = min(own_part(batch_size), -(-len(batch.labels) // devices) * devices)
+            target = _Target(trial, head, shape, chunk)
+            for i, count in enumerate(target.right(batch, balls, steps, restarts)):
+                right[i] += count
+                progress.update(len(batch.labels) * (i % 2))  # once for every ball
+            seen += len(batch.labels)
+        said = processes.gathered(f'attacked {turn % 2}', [seen, right.tolist()])
+        seen, right = sum(n for n, _ in said), np.sum([counts for _, counts in said], axis=0)
+        if not seen:
+            raise InputError(f'none of {images:,} images of {trial.images.title} can be read')
+        yield [
+            head.row(int(count), seen, **condition)
+            for condition, count in zip(conditions, right, strict=True)
+        ]
 
 
 def _read(trial: Trial, one: Pass, numbers: np.ndarray) -> tuple[Batch, tuple[int, int]] | None:

@@ -1,6 +1,6 @@
 """Linear probes on corrupted test images: accuracy by corruption and severity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ def measure(
     images: int,
     names: Sequence[str],
     severities: Sequence[int],
-) -> list[Row]:
-    """The rows of the heads of one pass, each with 'corruption' and 'severity'; 'none' and 0 first.
+) -> Iterator[list[Row]]:
+    """The rows of the heads of one pass, with 'corruption' and 'severity'; 'none' and 0 first.
 
     Whole test images are corrupted, and what the view cuts of them is embedded, each patch once
     for all heads.
@@ -47,7 +47,7 @@ def measure(
             right = int((ranks(logits, labels) < 1).sum())
             rows.append(head.row(right, len(labels), corruption=name, severity=severity))
         progress.update(len(labels))
-    return rows
+    yield rows
 
 
 def _represented(

@@ -22,7 +22,7 @@ from bagssl_jax.parallel import check_batch_size, make_mesh
 
 # Each takes what heads are tried on, those of one pass, and a progress bar of images; further its
 # own settings.
-ROBUSTNESS: dict[str, Callable[..., list[Row]]] = {
+ROBUSTNESS: dict[str, Callable[..., Iterator[list[Row]]]] = {
     'pgd': adversarial.measure,
     'corruptions': corrupted.measure,
 }
@@ -50,7 +50,7 @@ def check_settings(probe: ConfigDict) -> None:
 def measure(
     kinds: Mapping[str, Mapping[str, Any]], trial: Trial, heads: Sequence[Head]
 ) -> Iterator[list[Row]]:
-    """The rows of each kind and pass, one after the other.
+    """The rows of each kind, by passes or heads, one after the other.
 
     Args:
       kinds: names of `ROBUSTNESS`, with the settings of each.
@@ -68,4 +68,4 @@ def measure(
                 file=sys.stderr,
                 disable=not processes.is_first(),
             ) as progress:
-                yield ROBUSTNESS[name](trial, list(of_pass), progress, **settings)
+                yield from ROBUSTNESS[name](trial, list(of_pass), progress, **settings)

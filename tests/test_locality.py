@@ -6,6 +6,7 @@ from bagssl_jax.analysis.windows import center_of, centered
 from bagssl_jax.data.geometry import PatchGeometry
 
 BOXES = PatchGeometry(8, 0.0, 0).grid_boxes(24, 24, 25)  # 4 pixels apart: half a side
+DISTANCE = locality.distances(BOXES)
 
 
 def unit(x):
@@ -39,6 +40,11 @@ def test_ranks_are_shares_of_other_images_patches():
         assert ranks[i, a, b] == pytest.approx(np.mean(others < vectors[i, a] @ vectors[i, b]))
 
 
+def test_in_a_collapsed_space_all_are_equally_alike():
+    vectors = np.ones((4, 3, 6), np.float32) / np.sqrt(6)
+    np.testing.assert_array_equal(locality.ranks_of(vectors, seed=0), 0.5)
+
+
 def test_ranks_do_not_know_how_similarities_are_scaled():
     """A narrow cone, as of an untrained network: all cosines near 1, in the same order."""
     vectors = embeddings(0, of_image=1.0, of_place=1.0)
@@ -53,15 +59,11 @@ def test_ranks_do_not_know_how_similarities_are_scaled():
 
 def test_random_windows_are_as_alike_as_any():
     vectors = unit(np.random.default_rng(0).normal(size=(30, 25, 16))).astype(np.float32)
-    rows = locality.summary({('trained', 'h'): locality.ranks_of(vectors, seed=0)}, distances())
+    rows = locality.summary({('trained', 'h'): locality.ranks_of(vectors, seed=0)}, DISTANCE)
     assert rows[0]['overlapping'] == pytest.approx(0.5, abs=0.02)
     assert rows[0]['apart'] == pytest.approx(0.5, abs=0.02)
     low, high = rows[0]['fall_interval']
     assert low < 0 < high
-
-
-def distances():
-    return locality.distances(BOXES)
 
 
 def test_what_is_local_falls_and_what_is_invariant_stays():
@@ -69,7 +71,7 @@ def test_what_is_local_falls_and_what_is_invariant_stays():
         ('trained', 'h'): locality.ranks_of(embeddings(0, of_image=0.3, of_place=1.0), seed=0),
         ('trained', 'z'): locality.ranks_of(embeddings(0, of_image=2.0, of_place=1.0), seed=0),
     }
-    h, z, difference = locality.summary(ranks, distances())
+    h, z, difference = locality.summary(ranks, DISTANCE)
     assert h['fall'] > 0.15
     assert z['fall'] < 0.05
     assert z['apart'] > 0.95 > h['apart'] + 0.1
@@ -78,7 +80,7 @@ def test_what_is_local_falls_and_what_is_invariant_stays():
         assert difference[key] == pytest.approx(z[key] - h[key])
     assert difference['fall_interval'][1] < 0 < difference['apart_interval'][0]
 
-    rows = locality.by_distance(ranks, distances())
+    rows = locality.by_distance(ranks, DISTANCE)
     of_h = [row for row in rows if row['space'] == 'h']
     assert [row['distance'] for row in of_h] == pytest.approx([0.5, 1, 1.5, 2])
     assert of_h[0]['rank'] > of_h[1]['rank'] > of_h[3]['rank']

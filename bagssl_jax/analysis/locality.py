@@ -103,9 +103,10 @@ def ranks_of(vectors: np.ndarray, *, seed: int) -> np.ndarray:
     """How alike the windows of each image are, as ranks among the patches of other images.
 
     The rank of windows a and b of one image is the share of patches of other images that are less
-    like a than b is: 1 where none is more alike, 0.5 where b is to a as any other patch. Cosines
-    of two networks, or of spaces of different width, do not mean the same; ranks do: whatever
-    stretches or bends all similarities of a space leaves them as they are.
+    like a than b is (of equally alike ones, half): 1 where none is more alike, 0.5 where b is to a
+    as any other patch, and in a collapsed space, whose patches are all alike. Cosines of two
+    networks, or of spaces of different width, do not mean the same; ranks do: whatever stretches or
+    bends all similarities of a space leaves them as they are.
 
     Args:
       vectors: float [b p d], of unit length; b >= 2.
@@ -123,7 +124,10 @@ def ranks_of(vectors: np.ndarray, *, seed: int) -> np.ndarray:
         others = flat[chosen[chosen // p != i]]
         cosines = np.sort(own @ others.T, axis=1)  # [p r]
         for a, similarity in enumerate(own @ own.T):
-            ranks[i, a] = np.searchsorted(cosines[a], similarity) / len(others)
+            below, above = (
+                np.searchsorted(cosines[a], similarity, side) for side in ('left', 'right')
+            )
+            ranks[i, a] = (below + above) / (2 * len(others))
     return ranks
 
 

@@ -222,20 +222,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f'share of the patches of other images that are less alike than windows of an image are, '
         f'{rows[0]["images"]} images',
-        f'{"encoder":<11}{"space":<7}{"overlapping":>21}{"apart":>22}{"fall":>24}',
+        f'{"encoder":<11}{"space":<7}{"overlapping":>25}{"apart":>25}{"fall":>25}',
     ]
     for row in rows:
         cells = [_with_interval(row, key) for key in ('overlapping', 'apart', 'fall')]
-        widths = 21, 22, 24
         lines.append(
-            f'{row["encoder"]:<11}{row["space"]:<7}'
-            + ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
+            f'{row["encoder"]:<11}{row["space"]:<7}' + ''.join(f'{cell:>25}' for cell in cells)
         )
     return '\n'.join(lines)
 
 
 def _with_interval(row: Mapping[str, Any], key: str) -> str:
-    """'.937 .921-.951', or '' where there is none."""
+    """'0.937 [0.921, 0.951]', or '' where there is none."""
     if row[key] is None:
         return ''
     low, high = row[f'{key}_interval']

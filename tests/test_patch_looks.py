@@ -54,7 +54,7 @@ def test_a_run_is_looked_at_in_h_and_z(program, tmp_path):
     once_more = '--what=neighbours', '--config.analysis.neighbours.chosen=(7,20,20)'
     again, _ = look(program, tmp_path, *once_more)
     assert again['neighbours']['rows'] == found['neighbours']['rows']
-    assert again['neighbours']['figures'][0]['alt'].startswith('1 patches')
+    assert again['neighbours']['figures'][0]['alt'].startswith('1 patch, ')
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def of_patches(
         figure,
         alt=(
             f'{len(queries)} patch{"es" if len(queries) > 1 else ""}, and the {k} nearest in '
-            f'{" and in ".join(spaces)}, bright in their images. Of {k * len(queries)} neighbours in {"; in ".join(counts)}.'
+            f'{" and in ".join(spaces)}, bright in their images. Of {k * len(queries)} neighbours '
+            f'in {"; in ".join(counts)}.'
         ),
         caption=(
             'Left a patch, bright in its image; right the patches of the data set that are nearest '

@@ -125,7 +125,7 @@ def of_shares(rows: Sequence[Mapping[str, Any]]) -> Picture:
     figure.supxlabel(f'share of the {rows[0]["neighbours"]} nearest (dashed: chance)', fontsize=9)
     said = '; '.join(
         f'{row["encoder"]} {row["space"]} {row["share"]:.1%} of the own {row["of"]} (chance '
-        f'{row["chance"]:.1%})'
+        f'{100 * row["chance"]:.2g}%)'
         for row in rows
     )
     return Picture(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def main(config: 'ConfigDict', run: 'Run') -> None:
-    """Trains, probes unless the configuration says not to, and writes the report."""
+    """Trains, probes and looks at what was learned, as configured, and writes the report."""
+    from bagssl_jax import analysis
     from bagssl_jax.data.datasets import open_dataset
     from bagssl_jax.evaluation.monitor import make_monitor
     from bagssl_jax.evaluation.plan import make_plan
@@ -29,9 +30,11 @@ def main(config: 'ConfigDict', run: 'Run') -> None:
     # Before hours of training are spent: whatever the probes and the monitor refuse.
     plan = make_plan(config, dataset) if config.probe.after_training else None
     monitor = make_monitor(config, dataset) if config.train.monitor_every else None
+    analysis.check_after_training(config)
     train(config, run, dataset, monitor)
     if plan is not None:
         evaluate(plan, run)
+    analysis.after_training(config, run, dataset)
     end_with_report(run)
 
 

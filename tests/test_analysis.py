@@ -7,13 +7,22 @@ from conftest import save_run
 from matplotlib.figure import Figure
 from tiny import TINY
 
-from bagssl_jax.analysis import findings
+from bagssl_jax.analysis import after_training, check_after_training, findings
 from bagssl_jax.analysis.look import Look, Picture
 from bagssl_jax.analysis.sample import take_sample
-from bagssl_jax.data.datasets import Images
+from bagssl_jax.command_line import parse
+from bagssl_jax.data.datasets import Images, open_dataset
 from bagssl_jax.data.folder import load_files
 from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
+
+SMALL = (
+    '--what=convergence',
+    '--config.analysis.convergence.patches=4',
+    '--config.analysis.convergence.scales=(0.1,)',
+    '--config.analysis.convergence.spaces=h,z',
+    '--config.probe.whole_size=24',
+)
 
 
 @pytest.fixture(scope='module')
@@ -119,20 +128,31 @@ def test_a_folder_without_images_is_refused(refusal, workdir, tmp_path):
     assert f'{tmp_path} holds no image' in line
 
 
+def test_looks_after_training_are_known_before_it(refusal, tmp_path):
+    line = refusal('main', *TINY, f'--workdir={tmp_path}', '--config.analysis.after_training=mpa')
+    assert "unknown analysis.after_training 'mpa': choose from convergence" in line
+
+
+def test_looks_after_training_are_those_that_apply(tmp_path, capsys):
+    looks = 'cooccurrence', 'convergence'
+    save_run(tmp_path, *TINY, '--config.projector.widths=()')
+    arguments = *SMALL[1:], f'--config.analysis.after_training={",".join(looks)}'
+    argv = 'analyze', f'--workdir={tmp_path}', *arguments
+    config, run = parse(list(argv), config_file=False, settable=('analysis', 'probe', 'data'))
+    check_after_training(config)
+    after_training(config, run, open_dataset(config.data))
+    found = json.loads((tmp_path / 'analysis.json').read_text())['looks']
+    assert {name: look['images'] for name, look in found.items()} == {
+        'convergence': 'photos train[:96]'
+    }
+    assert 'cooccurrence is left out: this encoder has no projector' in capsys.readouterr().err
+
+
 def test_an_imported_encoder_asks_for_images(refusal, tmp_path, shrunk):
     imported = {**shrunk().to_dict(), 'imported': {'file': 'resnet.pth'}}
     (tmp_path / 'config.json').write_text(json.dumps(imported))
     line = refusal('analyze', f'--workdir={tmp_path}')
     assert 'has no images of its own: give --images=FOLDER' in line
-
-
-SMALL = (
-    '--what=convergence',
-    '--config.analysis.convergence.patches=4',
-    '--config.analysis.convergence.scales=(0.1,)',
-    '--config.analysis.convergence.spaces=h,z',
-    '--config.probe.whole_size=24',
-)
 
 
 def test_a_folder_of_photographs_is_looked_at_and_again_the_same(program, workdir, photographs):

@@ -25,7 +25,8 @@ QUICKSTART = f'--config={REPOSITORY}/configs/quickstart.py'
 def trained(tmp_path_factory):
     """The workdir of a shrunk quickstart, its standard output and its standard error."""
     workdir = tmp_path_factory.mktemp('runs') / 'quickstart'
-    status, out, err = run('main', *SHRUNK, f'--workdir={workdir}', cwd=workdir.parent)
+    look = '--config.analysis.after_training=convergence', '--config.analysis.convergence.patches=2'
+    status, out, err = run('main', *SHRUNK, *look, f'--workdir={workdir}', cwd=workdir.parent)
     assert status == 0, err
     return workdir, out, err
 
@@ -40,7 +41,10 @@ def test_quickstart_trains_probes_and_reports(trained):
     assert re.search(r'train: 100%.*loss', err)
     assert err.endswith(f'report: {workdir}/report.html\n')
     assert 'Finished: 12 steps.' in (workdir / 'report.html').read_text()
-    title, *table = out.splitlines()
+    scores, looks = out.split('photos train[:96], step 12\n')
+    assert looks.startswith('\nconvergence\n')
+    assert list(json.loads((workdir / 'analysis.json').read_text())['looks']) == ['convergence']
+    title, *table = scores.splitlines()
     assert title == 'photos, step 12: top-1 on 40 test images, 96 to train on'
     assert len(table) == 1 + 2 * 3  # head; two encoders; two bags and the whole image
     results = json.loads((workdir / 'results.json').read_text())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ from bagssl_jax.analysis import (
     scales,
 )
 from bagssl_jax.analysis.look import Inapplicable, Look
-from bagssl_jax.data.datasets import Images, open_dataset
+from bagssl_jax.data.datasets import Dataset, Images, open_dataset
 from bagssl_jax.data.folder import load_files
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.embedding.encoder import load_encoder
@@ -73,14 +73,53 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
       InputError: an unknown name, no checkpoint, no images, nothing can be written, or a look that
         `what` names does not apply.
     """
-    names = [name.strip() for name in what.split(',')] if what else list(ANALYSES)
+    names = [name.strip() for name in what.split(',')] if what else _quick()
     for name in names:
         check_known('--what', name, ANALYSES)
-    mesh, chunk = local_mesh(), config.probe.batch_size  # each process does all of it
-    check_batch_size(chunk, mesh, 'probe.batch_size')
     run.check_writable()  # now, and not after hours of work
     findings.read(run)
-    subject = _subject(config, folder)
+    subject = _photographs(config, folder) if folder else _own_images(config)
+    if not _take(config, run, names, subject, named=bool(what)):
+        raise InputError('no look is left that applies')
+    for name in [] if what else [name for name in ANALYSES if name not in names]:
+        reason = f'{ANALYSES[name].asked_for}: ask for it by --what={name}'
+        note(f'{name} is left out: {subject.lack(ANALYSES[name]) or reason}')
+
+
+def check_after_training(config: ConfigDict) -> None:
+    """Raises InputError for what `after_training` would refuse."""
+    for name in config.analysis.after_training:
+        check_known('analysis.after_training', name, ANALYSES)
+
+
+def after_training(config: ConfigDict, run: Run, dataset: Dataset) -> None:
+    """As `analyze`, the looks of config.analysis.after_training, as far as they apply.
+
+    Args:
+      config: the run's.
+      run: that was trained.
+      dataset: that it was trained on.
+
+    Raises:
+      InputError: no checkpoint, an image cannot be read, or nothing can be written.
+    """
+    if names := config.analysis.after_training:
+        _take(config, run, names, _images_of(dataset, config), named=False)
+
+
+def _take(
+    config: ConfigDict, run: Run, names: Sequence[str], subject: '_Subject', *, named: bool
+) -> int:
+    """Takes looks, and counts them.
+
+    Args:
+      config, run: of `analyze`.
+      names: of the looks.
+      subject: what is looked at.
+      named: whether they were named one by one: then one that does not apply ends it.
+    """
+    mesh, chunk = local_mesh(), config.probe.batch_size  # each process does all of it
+    check_batch_size(chunk, mesh, 'probe.batch_size')
     geometry = PatchGeometry.of(config.patches, over=config.analysis)
     geometry.side(*subject.images.image_shape)  # refuses patches that do not fit
     encoder = dataclasses.replace(load_encoder(run, mesh=mesh, chunk=chunk), geometry=geometry)
@@ -90,11 +129,9 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
     for name in names:
         try:
             one = ANALYSES[name]
-            if one.labelled and not subject.images.class_names:
-                raise Inapplicable(f'it needs labels, and {subject.images.title} has none')
-            if one.asked_for and not what:
-                raise Inapplicable(f'{one.asked_for}: ask for it by --what={name}')
-            images = subject.labelled() if one.labelled else {'images': subject.images}
+            if lack := subject.lack(one):
+                raise Inapplicable(lack)
+            images = subject.given(one)
             found = one.look(
                 encoder,
                 untrained,
@@ -104,7 +141,7 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
                 **config.analysis[name],
             )
         except Inapplicable as reason:
-            if what:
+            if named:
                 raise InputError(f'--what={name}: {reason}') from None
             note(f'{name} is left out: {reason}')
             continue
@@ -113,8 +150,7 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
         findings.write(run, found, name=name, **about)
         print('\n'.join([f'\n{name}', found.table, *found.notes]))
         taken += 1
-    if not taken:
-        raise InputError('no look is left that applies')
+    return taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +169,21 @@ class _Subject:
     split: Callable[[str], Images]
     splits: tuple[str, str]
 
-    def labelled(self) -> dict[str, Images]:
-        """What a labelled look takes: images= to learn from, and test=.
+    def lack(self, one: Analysis) -> str:
+        """Why this look cannot be taken of these images, as far as can be told now; or ''."""
+        if not one.labelled or self.images.class_names:
+            return ''
+        return f'it needs labels, and {self.images.title} has none'
+
+    def given(self, one: Analysis) -> dict[str, Images]:
+        """The images that a look takes, as keyword arguments.
 
         Raises:
-          Inapplicable: one of them has no labels.
+          Inapplicable: labels are needed, and one of the splits has none.
           InputError: there is no such split.
         """
+        if not one.labelled:
+            return {'images': self.images}
         found = dict(zip(('images', 'test'), map(self.split, self.splits), strict=True))
         for images in found.values():
             if not images.class_names:
@@ -147,27 +191,43 @@ class _Subject:
         return found
 
 
-def _subject(config: ConfigDict, folder: str) -> _Subject:
-    """What the command line says; images of several sizes cover a square of probe.whole_size.
+def _quick() -> list[str]:
+    """The looks that need not be asked for."""
+    return [name for name, one in ANALYSES.items() if not one.asked_for]
+
+
+def _photographs(config: ConfigDict, folder: str) -> _Subject:
+    """The images in a folder, resized to cover a square of probe.whole_size.
 
     Raises:
-      InputError: there are no images.
+      InputError: there are none.
     """
-    side = config.probe.whole_size
-    splits = config.probe.train_split or config.data.train_split, config.data.test_split
-    if folder:
-        name = os.path.basename(folder.rstrip('/'))
-        images = Images(name, load_files(folder), in_memory=False).of_one_size(side)
-        return _Subject(name, images, lambda _: images, splits)
+    name = os.path.basename(folder.rstrip('/'))
+    images = Images(name, load_files(folder), in_memory=False)
+    images = images.of_one_size(config.probe.whole_size)
+    return _Subject(name, images, lambda _: images, ('', ''))
+
+
+def _own_images(config: ConfigDict) -> _Subject:
+    """Those of the data set that the configuration names.
+
+    Raises:
+      InputError: there are none.
+    """
     if config.get('imported') and config.data.name == 'photos':  # the default, which none chose
         raise InputError(
             'this encoder was imported and has no images of its own: give --images=FOLDER, or '
             '--config.data.name=NAME and --config.data.dir=DIR'
         )
-    dataset = open_dataset(config.data)
+    return _images_of(open_dataset(config.data), config)
+
+
+def _images_of(dataset: Dataset, config: ConfigDict) -> _Subject:
+    """Those of a data set; of several sizes, resized to cover a square of probe.whole_size."""
 
     def split(name: str) -> Images:
-        return dataset.images(name).of_one_size(side)
+        return dataset.images(name).of_one_size(config.probe.whole_size)
 
     images = split(config.analysis.split or config.data.train_split)
-    return _Subject(config.data.name, images, split, splits)
+    splits = config.probe.train_split or config.data.train_split, config.data.test_split
+    return _Subject(dataset.name, images, split, splits)

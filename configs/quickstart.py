@@ -34,5 +34,6 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 6e-3
     config.optimizer.weight_decay = 1e-4
     config.train.epochs = 24.0
+    config.analysis.convergence.patches = 64
     config.analysis.after_training = ('convergence', 'neighbours', 'locality', 'map')
     return config

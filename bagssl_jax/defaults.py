@@ -276,8 +276,8 @@ def declared() -> dict[str, Any]:
     corruptions.severities = within((1, 2, 3, 4, 5), 1, 5, items=(1, 5), ascending=True)
 
     config.analysis = analysis = ConfigDict()
-    # Looks that are taken when the training ends: those of `analyze --help`, as far as they apply
-    analysis.after_training = ()
+    # Looks that are taken when the training ends, as far as they apply: names as of `analyze --what`
+    analysis.after_training = ''
     analysis.split = ''  # that looks are taken of; '': data.train_split
     # Of the patches that are looked at, as in `patches`; where size or scale is given, both take
     # the place of the training's, and so does resize

@@ -35,5 +35,5 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.train.epochs = 24.0
     config.analysis.convergence.patches = 64
-    config.analysis.after_training = ('convergence', 'neighbours', 'locality', 'map')
+    config.analysis.after_training = 'convergence,neighbours,locality,map'
     return config

@@ -15,5 +15,5 @@ TINY = (
     '--config.projector.widths=(16,8)',
     '--config.probe.patches=(1,4)',
     '--config.probe.batch_size=64',
-    '--config.analysis.after_training=()',
+    '--config.analysis.after_training=',
 )

@@ -73,9 +73,7 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
       InputError: an unknown name, no checkpoint, no images, nothing can be written, or a look that
         `what` names does not apply.
     """
-    names = [name.strip() for name in what.split(',')] if what else _quick()
-    for name in names:
-        check_known('--what', name, ANALYSES)
+    names = _names(what, '--what') or _quick()
     run.check_writable()  # now, and not after hours of work
     findings.read(run)
     subject = _photographs(config, folder) if folder else _own_images(config)
@@ -88,8 +86,7 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
 
 def check_after_training(config: ConfigDict) -> None:
     """Raises InputError for what `after_training` would refuse."""
-    for name in config.analysis.after_training:
-        check_known('analysis.after_training', name, ANALYSES)
+    _names(config.analysis.after_training, 'analysis.after_training')
 
 
 def after_training(config: ConfigDict, run: Run, dataset: Dataset) -> None:
@@ -103,7 +100,7 @@ def after_training(config: ConfigDict, run: Run, dataset: Dataset) -> None:
     Raises:
       InputError: no checkpoint, an image cannot be read, or nothing can be written.
     """
-    if names := config.analysis.after_training:
+    if names := _names(config.analysis.after_training, 'analysis.after_training'):
         _take(config, run, names, _images_of(dataset, config), named=False)
 
 
@@ -189,6 +186,14 @@ class _Subject:
             if not images.class_names:
                 raise Inapplicable(f'it needs labels, and {images.title} has none')
         return found
+
+
+def _names(text: str, key: str) -> list[str]:
+    """Names of looks with commas between them; InputError, which names the key, for others."""
+    names = [name.strip() for name in text.split(',')] if text else []
+    for name in names:
+        check_known(key, name, ANALYSES)
+    return names
 
 
 def _quick() -> list[str]:

@@ -276,7 +276,7 @@ def declared() -> dict[str, Any]:
     corruptions.severities = within((1, 2, 3, 4, 5), 1, 5, items=(1, 5), ascending=True)
 
     config.analysis = analysis = ConfigDict()
-    # Looks that are taken when the training ends, as far as they apply: names as of `analyze --what`
+    # Looks that are taken when the training ends, as far as they apply: names as of --what
     analysis.after_training = ''
     analysis.split = ''  # that looks are taken of; '': data.train_split
     # Of the patches that are looked at, as in `patches`; where size or scale is given, both take

@@ -3,13 +3,20 @@
 import json
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import save_run
 from tiny import TINY
 
+import bagssl_jax
 from bagssl_jax.data.photos import load_photos
+from bagssl_jax.data.views import Whole
+from bagssl_jax.embedding.differentiable import find_places, make_cutter, represent_pixels
 from bagssl_jax.evaluation import perturbed_results, results
+from bagssl_jax.probes.attacks import noisy, pgd
+from bagssl_jax.probes.linear import fit_linear
 from bagssl_jax.runs import Run
 
 PROBE = ('--config.probe.probes=linear', '--config.probe.patches=4')
@@ -128,6 +135,60 @@ def test_images_of_several_sizes_are_attacked_where_they_lie(tmp_path, program):
         # `whole` is resized, and so the probe's pixels rounded.
         assert abs(own['none']['top1'] - row['top1']) <= (row['view'] == 'whole') / 16
         assert own['pgd']['top1'] < own['none']['top1']
+
+
+@pytest.mark.slow
+def test_examples_made_against_another_encoder_fool_less(tried):
+    """And noise of the same size still less."""
+    encoder = bagssl_jax.load(tried, chunk=64)
+    encoders = [encoder.untrained(seed) for seed in (1, 2)]
+    train, test = (load_photos(split) for split in ('train', 'test'))
+    train_x, train_y = train.images[::10, :24, :24], train.labels[::10]
+    test_x, test_y = test.images[::10, :24, :24], test.labels[::10]
+    count = len(test_y)
+    places, shape = find_places(Whole(24, 24), [(24, 24)] * count, np.arange(count))
+    valid = jnp.ones((count, 24, 24, 1), bool)
+    keys = jax.random.split(jax.random.key(0), count)
+
+    def logits_of(variables, classifier, x):
+        features = represent_pixels(
+            encoder.networks,
+            variables,
+            x,
+            make_cutter(places, (24, 24), shape),
+            np.ones((1, 1), np.float32),
+            space='h',
+            unit=False,
+            flip=False,
+        )
+        return features @ classifier.weights + classifier.bias[None]
+
+    @jax.jit
+    def right(variables, classifier, x):
+        return (logits_of(variables, classifier, x).argmax(axis=1) == test_y).mean()
+
+    @jax.jit
+    def attacked(variables, classifier, x):
+        def own(x):
+            return logits_of(variables, classifier, x)
+
+        return pgd(own, x, test_y, keys, valid, 4 / 255, norm='linf', steps=10).images
+
+    victims = []
+    for other in encoders:
+        features = [np.asarray(other.embed_bags(x[:, None])['h'])[:, 0] for x in (train_x, test_x)]
+        found = fit_linear(features[0], train_y, features[1], test_y, num_classes=8)
+        victims.append((other.variables, found.classifier))
+    x = test_x / np.float32(255)
+    noise = noisy(x, keys, valid, 4 / 255, norm='linf')
+    for victim, source in (victims, victims[::-1]):
+        clean, random = (float(right(*victim, images)) for images in (x, noise))
+        white_box, transferred = (
+            float(right(*victim, attacked(*who, x))) for who in (victim, source)
+        )
+        assert white_box < transferred - 0.1
+        assert white_box < random - 0.1
+        assert abs(random - clean) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_it_holds_no_outputs(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # of Jupyter's own
 def test_every_cell_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv('BAGSSL_SHORT', '1')
     monkeypatch.setenv('XLA_FLAGS', '')  # one device

@@ -221,6 +221,8 @@ def test_what_was_not_measured_is_said(workdir):
         (workdir / name).unlink()
     _, text = report(workdir)
     assert 'nothing was probed' in text
+    put(workdir, 'data.json', {'images': 3200, 'classes': [], 'fingerprint': 'f'})
+    assert 'the training images have no labels' in report(workdir)[1]
     assert 'metrics.jsonl has no row' in text
     assert 'Nothing was logged of a training.' in text
     assert 'Looks that were not made: convergence' in text

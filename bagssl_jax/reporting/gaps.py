@@ -68,6 +68,10 @@ def _of_training(run: Found) -> list[list[Content]]:
 
 def _of_probe(run: Found) -> list[list[Content]]:
     command = _code(f'python -m bagssl_jax.probe --workdir={run.directory}')
+    if not run.results and run.data.get('classes') == []:
+        labelled = _code('--config.data.name=NAME --config.data.dir=DIR')
+        said = 'Accuracy: the training images have no labels. A probe can take those of others: '
+        return [[said, command, labelled]]
     if not run.results:
         return [['Accuracy: nothing was probed. ', command, ' does.']]
     latest = run.results[0]

@@ -118,6 +118,7 @@ if SHORT:
     settings += ['--config.data.batch_size=16', '--config.patches.count=2']
     settings += ['--config.encoder.width=4', '--config.projector.widths=(16,8)']
     settings += ['--config.train.epochs=2', '--config.probe.patches=(1,4)']
+    settings += ['--config.probe.probes=knn', '--config.probe.views=bag']
 program('main', f'--config={code}/configs/quickstart.py', f'--workdir={quickstart}', *settings)
 
 # %% [markdown]
@@ -127,7 +128,7 @@ program('main', f'--config={code}/configs/quickstart.py', f'--workdir={quickstar
 
 # %%
 settings = ['--config.probe.spaces=h,z', '--config.probe.probes=knn']
-settings += ['--config.probe.patches=4'] if SHORT else []
+settings += ['--config.probe.patches=4', '--config.probe.views=bag'] if SHORT else []
 program('probe', f'--workdir={quickstart}', *settings)
 
 # %% [markdown]
@@ -138,7 +139,11 @@ program('probe', f'--workdir={quickstart}', *settings)
 # stay away from those of other images?
 
 # %%
-settings = ['--config.analysis.convergence.patches=4'] if SHORT else []
+settings = []
+if SHORT:
+    settings += ['--config.analysis.convergence.patches=4']
+    settings += ['--config.analysis.convergence.max_images=8']
+    settings += ['--config.analysis.convergence.scales=(0.2,)']
 program('analyze', f'--workdir={quickstart}', '--what=convergence', *settings)
 
 

@@ -119,6 +119,7 @@ if SHORT:
     settings += ['--config.encoder.width=4', '--config.projector.widths=(16,8)']
     settings += ['--config.train.epochs=2', '--config.probe.patches=(1,4)']
     settings += ['--config.probe.probes=knn', '--config.probe.views=bag']
+    settings += ['--config.analysis.after_training=']
 program('main', f'--config={code}/configs/quickstart.py', f'--workdir={quickstart}', *settings)
 
 # %% [markdown]
@@ -134,24 +135,27 @@ program('probe', f'--workdir={quickstart}', *settings)
 # %% [markdown]
 # ## Look
 #
-# Looks are pictures of what the encoder has learned, each with a sentence on how to read it.
-# Convergence: does the mean of ever more patches come near to the embedding of the whole image, and
-# stay away from those of other images?
+# Looks are pictures of what the encoder has learned, each with a sentence on how to read it. The
+# quickstart has ended with four: does the mean of ever more patches come near to the whole image's
+# embedding (convergence), what lies beside a patch (neighbours), how far does a patch reach
+# (locality), and all of them on a map. Others are asked for by name: here, how accuracy depends on
+# the size of the patches.
 
 # %%
-settings = []
+what, settings = 'scales', []
 if SHORT:
+    what = 'convergence'
     settings += ['--config.analysis.convergence.patches=4']
     settings += ['--config.analysis.convergence.max_images=8']
     settings += ['--config.analysis.convergence.scales=(0.2,)']
-program('analyze', f'--workdir={quickstart}', '--what=convergence', *settings)
+program('analyze', f'--workdir={quickstart}', f'--what={what}', *settings)
 
 
 # %%
-def show_pictures(workdir, name):
-    """The pictures of a look, with their captions."""
+def show_pictures(workdir):
+    """The pictures of all looks that were taken, with their captions."""
     looks = json.loads((workdir / 'analysis.json').read_text())['looks']
-    for figure in looks[name]['figures']:
+    for figure in [figure for look in looks.values() for figure in look['figures']]:
         data = base64.b64encode((workdir / figure['file']).read_bytes()).decode()
         alt, caption = html.escape(figure['alt']), html.escape(figure['caption'])
         image = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="max-width: 700px">'
@@ -164,7 +168,7 @@ def show_report(workdir):
     display(HTML(f'<iframe srcdoc="{page}" width="100%" height="800" title="report"></iframe>'))
 
 
-show_pictures(quickstart, 'convergence')
+show_pictures(quickstart)
 
 # %% [markdown]
 # Everything about the run is in one file, `report.html`, which needs no network and opens on a
@@ -202,7 +206,7 @@ else:
     settings += ['--config.probe.batch_size=128']
     what = ['--what=convergence', f'--images={IMAGES}']
     program('analyze', f'--workdir={resnet50}', *what, *settings)
-    show_pictures(resnet50, 'convergence')
+    show_pictures(resnet50)
 
 # %% [markdown]
 # ## CIFAR-10

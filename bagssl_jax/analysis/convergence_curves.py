@@ -62,19 +62,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
     """The curves of plain and of centered cosines, of the rows of `convergence.look`."""
     caption = (
-        'Solid: the cosine of an image with the mean of N of its own patches; dashed: with the '
-        'mean of N patches of another image; where solid rises towards 1 and stays clear of '
-        'dashed, bags of patches have become the image.'
+        'the cosine of an image with the mean of N of its own patches (solid) and of another '
+        "image's (dashed); where solid rises towards 1 and stays clear of dashed, bags of patches "
+        'have become the image.'
     )
+    leads = {
+        'cosine': 'A curve is ',
+        'centered': 'Less what the embeddings of all images have in common, a curve is ',
+    }
     return {
-        'cosine': Picture(
-            _figure(rows, centered=False), alt=_alt(rows, centered=False), caption=caption
-        ),
-        'centered': Picture(
-            _figure(rows, centered=True),
-            alt=_alt(rows, centered=True),
-            caption=f'The same, less what the embeddings of all images have in common. {caption}',
-        ),
+        name: Picture(
+            _figure(rows, centered=name == 'centered'),
+            alt=_alt(rows, centered=name == 'centered'),
+            caption=lead + caption,
+        )
+        for name, lead in leads.items()
     }
 
 

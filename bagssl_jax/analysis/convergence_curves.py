@@ -37,12 +37,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = sorted({row['patches'] for row in rows})
     counts = [count for i, count in enumerate(counts) if i % 2 == 0 or count == counts[-1]]
     lines = [
-        f'cosine of the mean of N patches with the whole image, and with all others; centered, '
-        f'at {counts[-1]}: less the mean',
-        f'of all images; nearest: bags that are nearest to their own of {rows[0]["images"]} images',
+        f'cosine of the mean of N patches with the whole image; at {counts[-1]}, with all others, '
+        'and the share of bags',
+        f'that are nearest to their own of {rows[0]["images"]} images; centered: the same less the '
+        'mean of all images',
         f'{"encoder":<11}{"space":<8}{"patch":<14}'
         + ''.join(f'{f"N={count}":>6}' for count in counts)
-        + f'{"others":>8}{"centered":>10}{"others":>8}{"nearest":>9}',
+        + f'{"others":>8}{"nearest":>9}{"centered":>10}{"nearest":>9}',
     ]
     curves = _by_curve(rows)
     for curve, points in curves.items():
@@ -53,8 +54,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f'{curve.encoder:<11}{curve.space:<8}{curve.patch:<14}'
             + ''.join(f'{shown[count]["own"]:>6.2f}' for count in counts)
-            + f'{last["other"]:>8.2f}{centered["own"]:>10.2f}{centered["other"]:>8.2f}'
-            + f'{last["found"]:>9.2f}'
+            + f'{last["other"]:>8.2f}{last["found"]:>9.2f}'
+            + f'{centered["own"]:>10.2f}{centered["found"]:>9.2f}'
         )
     return '\n'.join(lines)
 

@@ -11,6 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bagssl_jax.errors import check_known
+
+JITTER_ORDERS = ('fixed', 'random')
+
 
 class Factors(NamedTuple):
     """What happens to each patch. Every field is an array [n]."""
@@ -45,6 +49,7 @@ def augment(
     blur_by_index: tuple[float, ...] = (),
     solarize_by_index: tuple[float, ...] = (),
     count: int = 1,
+    jitter_order: str = 'fixed',
 ) -> jax.Array:
     """Augments every patch at random: flip, colour jitter, grey, blur, solarise, in this order.
 
@@ -52,8 +57,8 @@ def augment(
     `contrast`, `saturation` and `hue` are strengths as in torchvision's `ColorJitter`. All are
     Python numbers, and an operation whose probability or strength is 0 is not in the program.
 
-    The jitter's order is fixed (brightness, contrast, saturation, hue), where torchvision shuffles
-    it for each image: one order is one fused program, 24 orders would be 24 to select from.
+    The jitter's order is brightness, contrast, saturation, hue, or one of each patch's own, as
+    torchvision draws it for each image: `jitter_in_order`, in one program, and slower.
 
     Args:
       key: a `jax.random.key` that the caller has folded from (seed, step).
@@ -63,6 +68,7 @@ def augment(
       blur_by_index, solarize_by_index: where not empty, probabilities that take the place of
         `blur` and `solarize`: the i-th of the patches of index i, and so on in turn.
       count: patches an image, p; a patch of place n has the index n mod p.
+      jitter_order: 'fixed' or 'random'.
 
     Returns:
       float32 [n h w 3] in [0, 1]. A patch to which nothing is applied keeps its exact values.
@@ -77,11 +83,14 @@ def augment(
     ranges = {name: (max(0.0, 1 - s), 1 + s) for name, s in strengths.items()}
     ranges |= {'hue': (-hue, hue), 'sigma': blur_sigma}
     f = draw_factors(key, indices, chances, ranges)
+    check_known('augment.jitter_order', jitter_order, JITTER_ORDERS)
 
     x = _as_float(patches)
     if flip:
         x = _where(f.flip, x[:, :, ::-1], x)
-    if jitter:
+    if jitter and jitter_order == 'random':
+        x = _where(f.jitter, jitter_in_order(x, f, draw_places(key, indices)), x)
+    elif jitter:
         y = adjust_brightness(x, f.brightness) if brightness else x
         y = adjust_contrast(y, f.contrast) if contrast else y
         y = adjust_saturation(y, f.saturation) if saturation else y
@@ -118,6 +127,50 @@ def draw_factors(
     applied = {name: draws[name] < chance for name, chance in chances.items()}
     values = {name: low + (high - low) * draws[name] for name, (low, high) in ranges.items()}
     return Factors(**applied, **values)
+
+
+def draw_places(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """The place, 0 to 3, of brightness, contrast, saturation and hue in each patch's order.
+
+    Args:
+      key: as for `draw_factors`, from whose draws these are independent.
+      indices: int32 [n].
+
+    Returns:
+      int32 [n 4], each of the 24 orders as likely as the others.
+    """
+    key = jax.random.fold_in(key, 2**32 - 1)  # which is no index
+    draws = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index), (4,)))
+    return jnp.argsort(draws(indices), axis=1).astype(jnp.int32)
+
+
+def jitter_in_order(x: jax.Array, f: Factors, places: jax.Array) -> jax.Array:
+    """The four operations of the jitter, of each patch in an order of its own.
+
+    The first three are all blends, so that one serves whichever comes, and a factor of 1 is none.
+    The hue's costs most and is there once: between the blends that are before it and those after.
+
+    Args:
+      x: [n h w 3].
+      f: its brightness, contrast, saturation and hue.
+      places: int32 [n 4], as by `draw_places`.
+    """
+    hue_place = places[:, 3]
+
+    def blended(x, place, active):
+        bright, contrast, saturate = ((places[:, i] == place) & active for i in range(3))
+        factor = jnp.where(contrast, f.contrast, jnp.where(saturate, f.saturation, 1))
+        factor = jnp.where(bright, f.brightness, factor)
+        luma = _luma(x)
+        other = _where(contrast, jnp.mean(luma, axis=(1, 2), keepdims=True), luma)
+        return _blend(x, _where(bright, jnp.zeros_like(luma), other), factor)
+
+    for place in range(3):
+        x = blended(x, place, place < hue_place)
+    x = adjust_hue(x, f.hue)
+    for place in range(1, 4):
+        x = blended(x, place, place > hue_place)
+    return x
 
 
 def adjust_brightness(x: jax.Array, factor: jax.Array) -> jax.Array:

@@ -83,6 +83,8 @@ def declared() -> dict[str, Any]:
     augment.contrast = within(0.4, 0, 10)
     augment.saturation = within(0.4, 0, 10)
     augment.hue = within(0.1, 0, 0.5)  # of a turn
+    # Of the four: 'fixed', as above, or 'random', of each patch its own, as in torchvision
+    augment.jitter_order = 'fixed'
     augment.grey = share(0.2)  # probability
     augment.blur = share(0.0)  # probability
     # Pixels, smallest and largest
@@ -225,7 +227,7 @@ def declared() -> dict[str, Any]:
     probe.aggregations = ('mean',)
     # 'linear' (logistic regression to its optimum), 'sgd' (the usual protocol), 'sgd_augmented'
     # (that, on fresh random crops in every epoch; tested on the center crop), 'sgd_empssl'
-    # (EMP-SSL's), 'knn';
+    # (EMP-SSL's), 'sgd_vicreg' (VICReg's), 'knn';
     # without labels 'rankme', 'uniformity' and, of mean_unit, 'alignment'
     probe.probes = ('linear', 'knn')
     probe.labels = ('all',)  # of the training split: 'all', '1', '10' (images a class), '1%', '10%'
@@ -241,6 +243,7 @@ def declared() -> dict[str, Any]:
     probe.sgd_augmented = ConfigDict()
     probe.sgd_augmented.epochs = within(100, 1, 100_000)
     probe.sgd_empssl = ConfigDict()
+    probe.sgd_vicreg = ConfigDict()
     probe.knn = ConfigDict()
     probe.rankme = ConfigDict()
     probe.uniformity = ConfigDict()

@@ -34,10 +34,10 @@ None was trained here; the figures are their authors', of linear probes.
 - `byol` (Grill et al., arXiv 2006.07733): byol/ of deepmind-research (f5de0ed); 74.3% after 1,000
   epochs, in the paper.
 
-Bicubic crops are Pillow's, to the grey level (tests/test_crops.py). What differs in all: the
-jitter's operations come in one order, not in a random one; images are augmented as floats, and
-blurred by a Gaussian of 13 taps; JPEGs are decoded by OpenCV; bfloat16, in the place of VICReg's
-and Barlow Twins' float16 with loss scaling. In `vicreg` and `barlow`: Pillow blurs by boxes. In
+Bicubic crops are Pillow's, to the grey level (tests/test_crops.py), and the jitter's order is each
+patch's own. What differs in all: images are augmented as floats, and blurred by a Gaussian of 13
+taps; JPEGs are decoded by OpenCV; bfloat16, in the place of VICReg's and Barlow Twins' float16 with
+loss scaling. In `vicreg` and `barlow`: Pillow blurs by boxes. In
 `simclr` and `byol`: TensorFlow's contrast, saturation and resizing are other ones; their ResNets
 pad as TensorFlow does; BYOL's target does not start as a copy; the rest of an epoch is left out.
 """
@@ -113,6 +113,7 @@ def _two_crops(
     config.multiscale.interpolation = 'bicubic'
     config.augment.flip = 0.5
     config.augment.jitter = 0.8
+    config.augment.jitter_order = 'random'
     config.augment.grey = 0.2
     config.augment.blur_sigma = (0.1, 2.0)
     config.encoder.name = 'resnet50'

@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from bagssl_jax import augment as augment_lib
 from bagssl_jax.augment import augment, draw_factors
+from bagssl_jax.errors import InputError
 
 OFF = {'flip': 0.0, 'jitter': 0.0, 'grey': 0.0, 'blur': 0.0, 'solarize': 0.0}
 HALF = dict.fromkeys(OFF, 0.5)
@@ -193,6 +194,37 @@ def test_whole_equals_its_operations_in_order():
         expected[i] = numpy_solarize(y) if f.solarize[i] else y
     assert all(3 < applied.sum() < n - 3 for applied in f[:5])
     np.testing.assert_allclose(out, expected, atol=5e-6)
+
+
+def test_every_patch_is_jittered_in_its_own_order():
+    n = 240
+    x, indices, key = make_floats(n, 6, 5), np.arange(n), jax.random.key(3)
+    chances = OFF | {'jitter': 1.0}
+    out = jax.jit(functools.partial(augment, **chances, jitter_order='random'))(key, x, indices)
+    f = jax.tree.map(np.asarray, draw_factors(key, indices, chances, RANGES))
+    places = np.asarray(augment_lib.draw_places(key, indices))
+    operations = {
+        'brightness': numpy_brightness,
+        'contrast': numpy_contrast,
+        'saturation': numpy_saturation,
+        'hue': numpy_hue,
+    }
+    expected = x.astype(np.float64)
+    for i, y in enumerate(expected):
+        for j in np.argsort(places[i]):
+            name = list(operations)[j]
+            y = operations[name](y, getattr(f, name)[i])
+        expected[i] = y
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    orders, counts = np.unique(places, axis=0, return_counts=True)
+    assert (len(orders), counts.max() < 30) == (24, True)  # 10 of each are expected
+    part = slice(7, 20)
+    np.testing.assert_array_equal(augment_lib.draw_places(key, indices[part]), places[part])
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(InputError, match="'shuffled': choose from fixed, random"):
+        augment(jax.random.key(0), make_pixels(), np.arange(6), jitter_order='shuffled')
 
 
 @pytest.mark.parametrize('name', list(OFF))

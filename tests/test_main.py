@@ -379,7 +379,7 @@ def test_the_probe_refuses_a_directory_without_a_run_or_a_checkpoint(refusal, tm
         ('probe.views=(bag,hole)', "unknown probe.views 'hole': choose from bag, center, whole"),
         (
             'probe.probes=(knn,svm)',
-            "unknown probe.probes 'svm': choose from linear, sgd, sgd_empssl, knn",
+            "unknown probe.probes 'svm': choose from linear, sgd, sgd_empssl, sgd_vicreg",
         ),
         ('probe.labels=(all,none)', "labels 'none': give images a class"),
         ('probe.positions=anywhere', 'choose from grid, random'),

@@ -125,6 +125,29 @@ def _sgd_empssl(case: Case) -> list[Scored]:
     return [_scores('sgd_empssl', found.score, setting._asdict())]
 
 
+def _sgd_vicreg(case: Case) -> list[Scored]:
+    """VICReg's linear head (facebookresearch/vicreg, evaluate.py): one setting, its last epoch.
+
+    SGD of learning rate 0.02, as in the command of its README, with momentum that is not
+    Nesterov's, batches of 256, weight decay 1e-6, a cosine an epoch over 100, features as they are.
+    Theirs sees fresh random crops in every epoch, and starts at N(0, 0.01), this one at zero.
+    """
+    setting = Setting(0.02, 1e-6)
+    found = fit_sgd(
+        *case.splits,
+        num_classes=case.num_classes,
+        settings=[setting],
+        epochs=100,
+        batch_size=256,
+        standardise=False,
+        nesterov=False,
+        by_epoch=True,
+        holdout=0,
+        seed=case.seed,
+    )
+    return [_scores('sgd_vicreg', found.score, setting._asdict())]
+
+
 def _sgd_augmented(case: Case, *, epochs: int) -> list[Scored]:
     """The linear probe that sees fresh random crops in every epoch, where there are any."""
     if case.fresh_crops is None:
@@ -195,6 +218,7 @@ PROBES: dict[str, Probe] = {
     'linear': Probe(_linear, few_labels=True),
     'sgd': Probe(_sgd, few_labels=True),
     'sgd_empssl': Probe(_sgd_empssl, few_labels=True),
+    'sgd_vicreg': Probe(_sgd_vicreg, few_labels=True),
     'knn': Probe(_knn, few_labels=True),
     'sgd_augmented': Probe(_sgd_augmented, few_labels=False),
     'alignment': Probe(_alignment, few_labels=False),

@@ -84,8 +84,9 @@ def fit_sgd(
 
     The protocol: a linear layer on frozen features, cross-entropy, SGD with Nesterov momentum 0.9,
     a learning rate that follows a cosine from its setting's, times batch_size / 256, to 0, one
-    shuffle an epoch, whose last rows that fill no batch are left out. As in VICReg, SwAV and MoCo
-    the decay is the L2 kind and also falls on the bias. The layer starts at zero, not at their
+    shuffle an epoch, whose last rows that fill no batch are left out. VICReg's momentum is not
+    Nesterov's, and its cosine steps once an epoch (`nesterov`, `by_epoch`). As in VICReg, SwAV and
+    MoCo the decay is the L2 kind and also falls on the bias. The layer starts at zero, not at their
     N(0, 0.01): the objective is convex, and a start without noise does not drown one-shot probes.
 
     VICReg, SwAV and MoCo feed features as they are (`standardise=False`), so that the best

@@ -14,6 +14,7 @@ NAMES = {
     'sgd': 'Linear probe by SGD',
     'sgd_augmented': 'Linear probe on fresh crops',
     'sgd_empssl': 'Linear probe, EMP-SSL\N{RIGHT SINGLE QUOTATION MARK}s',
+    'sgd_vicreg': 'Linear probe, VICReg\N{RIGHT SINGLE QUOTATION MARK}s',
     'knn': 'kNN',
     'knn_chosen': 'kNN, k and temperature chosen',
 }

@@ -15,9 +15,9 @@ an accelerator.
 
 Equal to the authors' code (tsb0601/EMP-SSL, 8fc3758), by test, in float64 over twenty whole steps:
 loss, gradient, LARC, momentum and schedule (tests/test_author_steps.py). The same: data order at
-random without the rest of an epoch, initialisation, patches, normalisation. What differs: images are
-augmented as floats, not rounded to grey levels after each operation; BatchNorm's running variance is
-of the batch, without the factor n / (n - 1), of 2,000 patches.
+random without the rest of an epoch, initialisation, patches, normalisation. What differs: images
+are augmented as floats, not rounded to grey levels after each operation; BatchNorm's running
+variance is of the batch, without the factor n / (n - 1), of 2,000 patches.
 
 `imagenet100` is dataset/aug4img.py and --arch resnet18-imagenet: .585 with `epochs2`. Its schedule
 differs: theirs takes 500 steps for an epoch there too, as main.py looks for `imagenet-100`, and a

@@ -80,7 +80,8 @@ def measure(
     that need not be grey levels, and the patches are cut from it: bags, whole images and center
     crops face the same adversary, which knows the encoder, the places of the patches, and the
     head. An image counts where it is told right as it is, and after every restart, with this
-    radius and with all smaller ones of the norm.
+    radius and with all smaller ones of the norm. Where a view resizes, its patches are not rounded
+    to grey levels as the probe's are: that tells about an image in a hundred otherwise.
 
     Raises:
       InputError: an image cannot be read, or an attack does not fit into memory.

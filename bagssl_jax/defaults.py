@@ -139,10 +139,13 @@ def declared() -> dict[str, Any]:
     target.momentum = share(0.996)  # at the start; a cosine leads to 1
 
     config.objective = objective = ConfigDict()
-    objective.name = 'tcr'  # 'barlow', 'byol', 'simclr', 'spectral', 'tcr' or 'vicreg'
+    objective.name = 'tcr'  # 'barlow', 'byol', 'sigreg', 'simclr', 'spectral', 'tcr', 'vicreg'
     objective.barlow = barlow = ConfigDict()
     barlow.off_diagonal_weight = within(0.0051, 0, 1e6)
     objective.byol = ConfigDict()
+    objective.sigreg = sigreg = ConfigDict()
+    sigreg.weight = share(0.05)  # lambda, of normality; the rest is of invariance
+    sigreg.directions = within(1024, 1, 10**6)  # drawn in every step
     objective.simclr = simclr = ConfigDict()
     simclr.temperature = within(0.5, 0.001, 1000)
     simclr.weight = within(1.0, 0, 1e6)  # of the loss; 2 is that of its authors' code

@@ -7,8 +7,8 @@ Arguments, separated by commas: the objective (any that bagssl_jax/defaults.py l
 `multiscale` and `small` what is wanted.
 
 `tcr` is EMP-SSL's recipe to the letter: configs/emp_ssl.py. The others differ from it in the
-objective, a projector of three times 2048, LARS instead of LARC and a warm-up. All want an
-accelerator.
+objective, a projector of three times 2048, LARS instead of LARC and a warm-up; `sigreg` in what its
+authors' example has. All want an accelerator.
 
 `multiscale` trains on RandomResizedCrop instead of patches of one scale: the usual baseline.
 `small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images. `tcr,small`
@@ -48,6 +48,8 @@ def get_config(arguments: str = 'tcr') -> ConfigDict:
         _small(config)
     elif chosen != ['tcr']:
         _resnet(config)
+        if chosen == ['sigreg']:
+            _lejepa(config)
     return config
 
 
@@ -66,6 +68,16 @@ def _resnet(config: ConfigDict) -> None:
     config.optimizer.warmup_epochs = 1.0
     config.projector.widths = (2048, 2048, 2048)
     config.predictor.widths = (4096, 2048)
+
+
+def _lejepa(config: ConfigDict) -> None:
+    """What MINIMAL.md of rbalestr-lab/lejepa has for a ViT-S on Imagenette."""
+    config.objective.sigreg.weight = 0.02  # +lamb
+    config.objective.sigreg.directions = 256
+    config.projector.widths = (2048, 2048, 16)  # +proj_dim
+    config.optimizer.name = 'adamw'
+    config.optimizer.learning_rate = 2e-3  # +lr, of 256 images
+    config.optimizer.weight_decay = 5e-2
 
 
 def _small(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 
 
@@ -40,6 +41,28 @@ def tcr(z, eps=0.2):
         rates.append(np.linalg.slogdet(np.eye(k) + scalar * w @ w.T)[1] / 2)
     coding_rate = np.mean(rates)
     return -200 * similarity - coding_rate, {'similarity': similarity, 'coding_rate': coding_rate}
+
+
+def sigreg(z, weight=0.05, count=1024):
+    """rbalestr-lab/lejepa, MINIMAL.md, with the knots and weights of univariate/epps_pulley.py."""
+    b, p, k = z.shape
+    directions = np.asarray(jax.random.normal(jax.random.key(0), (count, k)), np.float64)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    t = np.linspace(0, 3, 17)
+    dt = 3 / 16
+    w = np.full(17, 2 * dt)
+    w[[0, -1]] = dt
+    phi = np.exp(-(t**2) / 2)
+    statistics = []
+    for i in range(p):
+        x_t = (z[:, i] @ directions.T)[..., None] * t  # [b K 17]
+        error = (np.cos(x_t).mean(0) - phi) ** 2 + np.sin(x_t).mean(0) ** 2
+        statistics.append(error @ (w * phi) * b)
+    terms = {
+        'invariance': np.mean((z - z.mean(axis=1, keepdims=True)) ** 2),
+        'normality': np.mean(statistics),
+    }
+    return (1 - weight) * terms['invariance'] + weight * terms['normality'], terms
 
 
 def simclr(z, temperature=0.5):
@@ -106,6 +129,7 @@ def spectral(z):
 REFERENCES = {
     'barlow': barlow,
     'byol': byol,
+    'sigreg': sigreg,
     'simclr': simclr,
     'spectral': spectral,
     'tcr': tcr,

@@ -14,6 +14,7 @@ from bagssl_jax.objectives import OBJECTIVES, make_objective
 from bagssl_jax.objectives.barlow import barlow, cheaper_form
 from bagssl_jax.objectives.byol import byol
 from bagssl_jax.objectives.products import scatter_symmetric, smaller_form, sum_symmetric
+from bagssl_jax.objectives.sigreg import sigreg
 from bagssl_jax.objectives.simclr import simclr
 from bagssl_jax.objectives.spectral import (
     cooccurrence,
@@ -133,6 +134,21 @@ def test_barlow_by_hand():
     np.testing.assert_allclose(loss, 5.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize('images', [64, 1000])
+def test_sigreg_of_normal_and_of_equal_projections(images):
+    z = np.random.default_rng(0).normal(size=(images, 8, 16)).astype(np.float32)
+    np.testing.assert_allclose(sigreg(z)[1]['normality'], 1.05, rtol=0.05)
+    loss, terms = sigreg(jnp.zeros_like(z), weight=0.5)
+    np.testing.assert_allclose(terms['normality'], 0.402 * images, rtol=0.002)
+    np.testing.assert_allclose(loss, 0.5 * terms['normality'], rtol=1e-6)
+
+
+def test_sigregs_directions_are_of_the_key():
+    z = random_bags(2)
+    of_keys = [sigreg(z, key=jax.random.key(i))[0] for i in (0, 0, 1)]
+    assert sigreg(z)[0] == of_keys[0] == of_keys[1] != of_keys[2]
+
+
 def test_spectral_by_hand():
     z = jnp.array([[[2.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 1.0]]])
     loss, terms = spectral(z, weight=4.0)
@@ -223,6 +239,7 @@ def test_byol_alone_does_not_keep_images_apart():
 PULLS = {
     'barlow': ('on_diagonal', 1),
     'byol': ('similarity', -1),
+    'sigreg': ('invariance', 1),
     'simclr': ('similarity', -1),
     'spectral': ('joint', -1),
     'tcr': ('similarity', -1),
@@ -452,7 +469,7 @@ def test_spectral_loss_of_random_batches_is_that_of_the_distribution():
 
 
 def test_unknown_objective_lists_the_known():
-    known = 'barlow, byol, simclr, spectral, tcr, vicreg'
+    known = 'barlow, byol, sigreg, simclr, spectral, tcr, vicreg'
     with pytest.raises(InputError, match=rf"'tcrr'.*{known}"):
         make_objective('tcrr', {})
 

@@ -9,6 +9,7 @@ import jax
 from bagssl_jax.errors import check_known
 from bagssl_jax.objectives.barlow import barlow
 from bagssl_jax.objectives.byol import byol
+from bagssl_jax.objectives.sigreg import sigreg
 from bagssl_jax.objectives.simclr import simclr
 from bagssl_jax.objectives.spectral import spectral
 from bagssl_jax.objectives.tcr import tcr
@@ -32,6 +33,7 @@ class Objective(NamedTuple):
 OBJECTIVES: dict[str, Objective] = {
     'barlow': Objective(barlow),
     'byol': Objective(byol, target=True),
+    'sigreg': Objective(sigreg),
     'simclr': Objective(simclr),
     'spectral': Objective(spectral),
     'tcr': Objective(tcr),

@@ -123,7 +123,8 @@ def by_plain_differentiation(objective, state, patches):
             vectors = [outputs['projector']]
             if target:
                 vectors = [outputs['predictor'], target['projector']]
-            loss, terms = make_objective(objective, {}).loss(*vectors)
+            key = jax.random.fold_in(jax.random.fold_in(KEY, 2**32 - 1), 0)  # of step 0
+            loss, terms = make_objective(objective, {}).loss(*vectors, key=key)
             return loss, ({'loss': loss, **terms}, (stats, target_stats), outputs)
 
         (_, results), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -223,8 +223,11 @@ if CIFAR10:
             run(sys.executable, '-m', 'pip', 'install', '-q', '-e', f'{code}[prepare]')
         program('prepare', 'cifar10', f'--data_dir={data}')
     recipe = f'{code}/configs/cifar10.py:tcr' + (',small' if runtime == 'cpu' else '')
-    settings = ['--config.data.train_split=train[:64]', '--config.train.steps=2'] if SHORT else []
-    settings += ['--config.data.test_split=test[:64]'] if SHORT else []
+    settings = []
+    if SHORT:
+        settings += ['--config.data.train_split=train[:64]', '--config.data.test_split=test[:64]']
+        settings += ['--config.data.batch_size=16', '--config.optimizer.warmup_epochs=0']
+        settings += ['--config.train.steps=2', '--config.probe.patches=4']
     where = [f'--config.data.dir={data}', f'--workdir={cifar10}']
     program('main', f'--config={recipe}', *where, *settings)
     show_report(cifar10)

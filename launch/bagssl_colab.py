@@ -165,7 +165,8 @@ def show_pictures(workdir):
 def show_report(workdir):
     """The report, a page of its own, inside this one."""
     page = html.escape((workdir / 'report.html').read_text())
-    display(HTML(f'<iframe srcdoc="{page}" width="100%" height="800" title="report"></iframe>'))
+    frame = f'<iframe srcdoc="{page}" width="100%" height="800" title="report"></iframe>'
+    display(HTML(f'<div>{frame}</div>'))
 
 
 show_pictures(quickstart)

@@ -46,7 +46,7 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch):
     *pictures, report = pages
     assert len(pictures) == 2  # of convergence
     assert all('<img src="data:image/png;base64,' in picture for picture in pictures)
-    assert report.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+    assert report.startswith('<div><iframe srcdoc="&lt;!DOCTYPE html&gt;')
     said = ''.join(out.get('text', '') for cell in outputs for out in cell)
     assert 'photos, step 12: top-1 on 40 test images' in said
     assert said.count('left out') == 2  # the published encoder, and CIFAR-10

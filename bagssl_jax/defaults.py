@@ -216,6 +216,8 @@ def declared() -> dict[str, Any]:
     probe.views = ('bag', 'whole')  # 'bag' of patches, 'center' crop, 'whole' image
     probe.patches = within((1, 4, 16, 64), 1, 4096, items=(1, 64))  # sizes of the bags
     probe.positions = 'grid'  # of the patches: an even 'grid', or 'random' from the seed
+    # Whether bags are of patches that are augmented as the training's, of test images too
+    probe.augment = False
     probe.size = within(
         0, 0, 4096
     )  # of the patches, as in `patches`; where size or scale is given, both

@@ -13,6 +13,14 @@ Linear probes of their README, by the authors' protocol: CIFAR-10 .806 (after1),
 .931 (30 epochs), .842 (epochs2); CIFAR-100 .551, .678, .724, .585. None was measured here: it wants
 an accelerator.
 
+Their evaluate.py augments what it embeds, training and test images alike:
+
+    python -m bagssl_jax.probe --workdir=runs/emp_ssl --config.probe.positions=random \
+        --config.probe.augment=True --config.probe.patches=128 --config.probe.views=bag \
+        --config.probe.spaces=hidden1 --config.probe.probes=sgd_empssl,knn
+
+What a training ends with is on a grid, and sees no augmentation.
+
 Equal to the authors' code (tsb0601/EMP-SSL, 8fc3758), by test, in float64 over twenty whole steps:
 loss, gradient, LARC, momentum and schedule (tests/test_author_steps.py). The same: data order at
 random without the rest of an epoch, initialisation, patches, normalisation. What differs: images

@@ -11,6 +11,7 @@ from bagssl_jax.data.datasets import Images
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.data.views import Center, View, Whole
 from bagssl_jax.embedding.bags import Layout, grid_layout, random_layout, single_layout
+from bagssl_jax.evaluation.augmented import Augmentation, make_augmentation
 from bagssl_jax.memory import refuse_shortage
 from bagssl_jax.parallel import make_mesh
 
@@ -25,6 +26,7 @@ class Pass:
       batch_size: images at a time.
       chunk: patches a forward pass.
       about: what the rows of results.json say of it.
+      augment: what is done to the patches, as by `make_augmentation`; None for nothing.
     """
 
     view: str
@@ -32,6 +34,7 @@ class Pass:
     batch_size: int
     chunk: int
     about: Mapping[str, Any]
+    augment: Augmentation | None = None
 
 
 def make_passes(config: ConfigDict, images: Images, *, most: int) -> tuple[Pass, ...]:
@@ -43,7 +46,7 @@ def make_passes(config: ConfigDict, images: Images, *, most: int) -> tuple[Pass,
     side = geometry.resize or side
     patches = {'patches': probe.batch_size, 'side': side, 'most': most}
     passes = {
-        'bag': lambda: _bag_pass(probe, geometry, config.seed, most),
+        'bag': lambda: _bag_pass(config, geometry, most),
         'whole': lambda: _single_pass('whole', Whole(*shape), shape, **patches),
         'center': lambda: _single_pass('center', Center(*shape), shape, **patches),
     }
@@ -67,14 +70,19 @@ def _check_memory(pixels: int) -> None:
     )
 
 
-def _bag_pass(probe: Mapping[str, Any], geometry: PatchGeometry, seed: int, most: int) -> Pass:
+def _bag_pass(config: ConfigDict, geometry: PatchGeometry, most: int) -> Pass:
+    probe, seed = config.probe, config.seed
     if probe['positions'] == 'grid':
         layout = grid_layout(geometry, probe['patches'], probe['aggregations'])
     else:
         layout = random_layout(geometry, probe['patches'], probe['aggregations'], seed=seed)
     chunk = _no_more_than(most * layout.count, probe['batch_size'])
     about = {'positions': probe['positions'], 'patch': dataclasses.asdict(geometry)}
-    return Pass('bag', layout, max(1, chunk // layout.count), chunk, about)
+    one = Pass('bag', layout, max(1, chunk // layout.count), chunk, about)
+    if not probe['augment']:
+        return one
+    augmentation = make_augmentation(config.augment.to_dict(), seed=seed)
+    return dataclasses.replace(one, about={**about, 'augment': True}, augment=augmentation)
 
 
 def _single_pass(

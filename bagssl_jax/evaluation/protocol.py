@@ -1,6 +1,7 @@
 """The protocol carried out: images are embedded by both encoders, and probed."""
 
 import functools
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -173,13 +174,20 @@ def _batches(
     plan: Plan, images: Images, one: Pass, left_out: set[str], progress: tqdm.tqdm
 ) -> Iterator[Bags]:
     """This process's bags of a split; `left_out` gathers the names of unreadable images."""
-    for batch in images.bags(
+    numbers, size = dealt(len(images), one.batch_size), own_part(one.batch_size)
+    bags = images.bags(
         one.layout.view,
-        batch_size=own_part(one.batch_size),
+        batch_size=size,
         workers=plan.workers,
         on_error=plan.on_error,
-        numbers=dealt(len(images), one.batch_size),
-    ):
+        numbers=numbers,
+    )
+    for start, batch in zip(itertools.count(0, size), bags, strict=False):
+        if one.augment is not None:
+            own = numbers[start : start + size]
+            own = own[~np.isin(own, batch.unreadable)]
+            split = int(images is plan.test)
+            batch = batch._replace(patches=one.augment(batch.patches, own, split))
         left_out.update(map(images.name, batch.unreadable.tolist()))
         yield batch
         progress.update(len(batch.labels) + len(batch.unreadable))

@@ -34,6 +34,8 @@ def check_settings(config: ConfigDict) -> None:
     for labels in probe.labels:
         check_labels(labels)
     robustness.check_settings(probe)
+    if probe.augment and probe.robustness:
+        raise InputError('probe.robustness is of patches as they are: give probe.augment=False')
     if 'sgd_augmented' in probe.probes and 'center' not in probe.views:
         raise InputError('probe.probes=sgd_augmented needs probe.views=center, its test images')
     pairs = 'bag' in probe.views and max(probe.patches) > 1

@@ -58,7 +58,8 @@ def augment(
     Python numbers, and an operation whose probability or strength is 0 is not in the program.
 
     The jitter's order is brightness, contrast, saturation, hue, or one of each patch's own, as
-    torchvision draws it for each image: `jitter_in_order`, in one program, and slower.
+    torchvision draws it for each image: `jitter_in_order`, one program too. With all operations,
+    2,000 patches of 32x32 then took .74 s on two busy CPU cores, not .26 s.
 
     Args:
       key: a `jax.random.key` that the caller has folded from (seed, step).

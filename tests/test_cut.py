@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from PIL import Image
 
-from bagssl_jax.data.cut import center_crop, covering, cut, resized
+from bagssl_jax.data.cut import center_crop, center_window, covering, cut, resized
 
 
 def gradient(height, width):
@@ -86,6 +87,19 @@ def test_covering_crops_the_center_of_what_just_covers():
     image[:, 4:12] = 200
     np.testing.assert_array_equal(covering(image, 4, 4), np.full((4, 4, 3), 200))
     assert covering(gradient(10, 33), 30, 20).shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'resized_to', 'corner'),
+    [
+        ((375, 500), (256, 341), (16, 58)),  # 341.3, and 58.5
+        ((403, 300), (343, 256), (60, 16)),  # 343.9, and 59.5
+        ((300, 449), (256, 383), (16, 80)),  # 383.1, and 79.5
+        ((256, 256), (256, 256), (16, 16)),
+    ],
+)
+def test_the_center_crop_rounds_as_torchvisions(shape, resized_to, corner):
+    assert center_window(shape, 224, 224) == (resized_to, corner)
 
 
 def test_the_center_crop_is_seven_eighths_of_the_shorter_side():

@@ -68,10 +68,16 @@ def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def center_window(
     shape: tuple[int, int], height: int, width: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """As `covering_window`, of `center_crop`."""
-    larger = round(height * 8 / 7), round(width * 8 / 7)
-    resized_to, (y, x) = covering_window(shape, *larger)
-    return resized_to, (y + (larger[0] - height) // 2, x + (larger[1] - width) // 2)
+    """As `covering_window`, of `center_crop`, rounded as torchvision's Resize and CenterCrop do.
+
+    The longer side rounds down, and where the center is between two places it is at the even one.
+    """
+    h, w = round(height * 8 / 7), round(width * 8 / 7)
+    if h * shape[1] >= w * shape[0]:
+        w = max(w, h * shape[1] // shape[0])
+    else:
+        h = max(h, w * shape[0] // shape[1])
+    return (h, w), (round((h - height) / 2), round((w - width) / 2))
 
 
 def resized(

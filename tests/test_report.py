@@ -165,6 +165,29 @@ def test_a_finished_run(workdir):
     assert {'seed', *keys} < {code.text for code in opened.iter('code')}
 
 
+def test_words_under_an_axis_do_not_touch(workdir):
+    found = {'dataset': 'photos', 'step': 600, 'rows': []}
+    for patches in (1, 2, 3, 4, 5, 6, 7, 8, 100, 101, 102, 1000):
+        row = {
+            'encoder': 'trained',
+            'view': 'bag',
+            'patches': patches,
+            'probe': 'knn',
+            'space': 'h',
+        }
+        found['rows'].append(row | {'top1': 0.5, 'interval': [0.4, 0.6], 'n_test': 9})
+    put(workdir, 'results.json', found)
+    tree, _ = report(workdir)
+    [drawing] = tree.find(".//section[@id='accuracy']").iter('svg')
+    words = [text for text in drawing.iter('text') if text.get('text-anchor') == 'middle']
+    places = {text.text: float(text.get('x')) for text in words if text.get('class') == 'tick'}
+    assert list(places)[:2] == ['1', '2']
+    assert '1,000' in places
+    assert 4 < len(places) < 12
+    gaps = np.diff(list(places.values()))
+    assert gaps.min() > 12
+
+
 def test_robustness_is_drawn(workdir):
     tree, text = report(workdir)
     section = tree.find(".//section[@id='robustness']")

@@ -8,6 +8,7 @@ from bagssl_jax.reporting.markup import Element, element, number
 
 WIDTH, HEIGHT = 360, 216
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 10, 40
+CHARACTER = 7  # wide, at most, in a label
 MOST_POINTS = 300  # of a curve; the rest would lie within a pixel
 
 
@@ -41,7 +42,6 @@ def chart(
     how: str,
     description: str,
     x_title: str = 'step',
-    y_title: str = '',
     x_ticks: Sequence[tuple[float, str]] | None = None,
     label: Callable[[float], str] = number,
 ) -> Element:
@@ -53,7 +53,6 @@ def chart(
       how: to read it.
       description: what a person hears who does not see it.
       x_title: of the horizontal axis.
-      y_title: of the vertical one; nothing where the title says it.
       x_ticks: places and their labels; None for round numbers.
       label: of a vertical tick.
     """
@@ -69,12 +68,18 @@ def chart(
         {'class': 'chart'},
         element('h3', {}, title),
         element('ul', {'class': 'legend'}, legend) if len(series) > 1 or series[0].note else None,
-        _drawn(series, description, x_title, y_title, x_ticks, label),
+        _drawn(series, description, x_title, x_ticks, label),
         element('figcaption', {}, how),
     )
 
 
-def _drawn(series, description, x_title, y_title, x_ticks, label) -> Element:
+def _drawn(
+    series: Sequence[Series],
+    description: str,
+    x_title: str,
+    x_ticks: Sequence[tuple[float, str]] | None,
+    label: Callable[[float], str],
+) -> Element:
     xs, ys = _xs(series), _ys(series)
     xs += [x for x, _ in x_ticks or ()]
     x_ticks = x_ticks or [(x, _step_label(x)) for x in ticks(min(xs), max(xs), count=4)]
@@ -95,14 +100,15 @@ def _drawn(series, description, x_title, y_title, x_ticks, label) -> Element:
         line = {'x1': f'{LEFT}', 'x2': f'{WIDTH - RIGHT}', 'y1': f'{at:.1f}', 'y2': f'{at:.1f}'}
         drawing.append(element('line', {'class': 'grid', **line}))
         drawing.append(_text(LEFT - 6, at + 4, label(y), anchor='end'))
-    for x, words in x_ticks:
+    end = 0.0  # of the words before, which the next must not touch
+    for x, words in sorted(x_ticks):
         at, _ = place(x, y_places[0])
-        if LEFT - 1 <= at <= WIDTH - RIGHT + 1:
+        half = CHARACTER * len(words) / 2
+        if LEFT - 1 <= at <= WIDTH - RIGHT + 1 and at - half > end:
             drawing.append(_text(at, HEIGHT - BOTTOM + 16, words, anchor='middle'))
+            end = at + half + CHARACTER
     middle = (LEFT + WIDTH - RIGHT) / 2
     drawing.append(_text(middle, HEIGHT - 4, x_title, anchor='middle', style='title'))
-    if y_title:
-        drawing.append(_text(LEFT, TOP - 1, y_title, anchor='start', style='title'))
     for one in reversed(series):
         drawing.extend(_curve(one, place))
     return drawing

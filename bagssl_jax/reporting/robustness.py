@@ -99,7 +99,7 @@ def _by_radius(
     title, unit, x_title = NORMS[norm]
     series, said = [], []
 
-    def add(subject: Subject, attack: str, name: str, style: str) -> None:
+    def add(subject: Subject, attack: str, name: str, style: str) -> bool:
         rows = [
             row
             for row in found[subject]
@@ -112,11 +112,13 @@ def _by_radius(
             series.append(_series(name, points, style))
             values = ', '.join(f'{number(x)}: {share(row["top1"])}' for x, row in points.items())
             said.append(f'{name} {values}')
+        return len(points) > 1
 
     for subject, style in styles.items():
         add(subject, ATTACK, names[subject], style)
-    for subject, style in list(styles.items())[:1]:
-        add(subject, NOISE, f'{names[subject]}, random noise', f'{style} dashed')
+    for subject, style in styles.items():
+        if add(subject, NOISE, f'{names[subject]}, random noise', f'{style} dashed'):
+            break  # one tells what is to be told
     if not series:
         return None
     return _chart(f'Attacked, {title}', series, ATTACKED, said, x_title=f'radius, {x_title}')

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from bagssl_jax.errors import check_known
 
 JITTER_ORDERS = ('fixed', 'random')
+DEFINITIONS = ('torchvision', 'simclr', 'byol')
 
 
 class Factors(NamedTuple):
@@ -50,6 +51,7 @@ def augment(
     solarize_by_index: tuple[float, ...] = (),
     count: int = 1,
     jitter_order: str = 'fixed',
+    definitions: str = 'torchvision',
 ) -> jax.Array:
     """Augments every patch at random: flip, colour jitter, grey, blur, solarise, in this order.
 
@@ -70,6 +72,9 @@ def augment(
         `blur` and `solarize`: the i-th of the patches of index i, and so on in turn.
       count: patches an image, p; a patch of place n has the index n mod p.
       jitter_order: 'fixed' or 'random'.
+      definitions: of the jitter's operations and of the blur's edges, one of `DEFINITIONS`:
+        'torchvision', or those of TensorFlow in the code of 'simclr' and of 'byol', as
+        `jitter_in_order` and `gaussian_blur` say. Their blur has a tenth of the side as taps.
 
     Returns:
       float32 [n h w 3] in [0, 1]. A patch to which nothing is applied keeps its exact values.
@@ -85,12 +90,16 @@ def augment(
     ranges |= {'hue': (-hue, hue), 'sigma': blur_sigma}
     f = draw_factors(key, indices, chances, ranges)
     check_known('augment.jitter_order', jitter_order, JITTER_ORDERS)
+    check_known('augment.definitions', definitions, DEFINITIONS)
+    torchvisions = definitions == 'torchvision'
 
     x = _as_float(patches)
     if flip:
         x = _where(f.flip, x[:, :, ::-1], x)
-    if jitter and jitter_order == 'random':
-        x = _where(f.jitter, jitter_in_order(x, f, draw_places(key, indices)), x)
+    if jitter and (jitter_order == 'random' or not torchvisions):
+        places = jnp.broadcast_to(jnp.arange(4), (len(indices), 4))
+        places = draw_places(key, indices) if jitter_order == 'random' else places
+        x = _where(f.jitter, jitter_in_order(x, f, places, definitions), x)
     elif jitter:
         y = adjust_brightness(x, f.brightness) if brightness else x
         y = adjust_contrast(y, f.contrast) if contrast else y
@@ -100,8 +109,10 @@ def augment(
     if grey:
         x = _where(f.grey, to_grey(x), x)
     if blur:
-        radius = blur_radius(blur_sigma[1], min(x.shape[1:3]))
-        x = _where(f.blur, gaussian_blur(x, f.sigma, radius), x)
+        side = min(x.shape[1:3])
+        radius = blur_radius(blur_sigma[1], side) if torchvisions else side // 20
+        edges = 'reflect' if torchvisions else 'constant'
+        x = _where(f.blur, gaussian_blur(x, f.sigma, radius, edges), x)
     if solarize:
         x = _where(f.solarize, solarize_above(x), x)
     return x
@@ -145,7 +156,9 @@ def draw_places(key: jax.Array, indices: jax.Array) -> jax.Array:
     return jnp.argsort(draws(indices), axis=1).astype(jnp.int32)
 
 
-def jitter_in_order(x: jax.Array, f: Factors, places: jax.Array) -> jax.Array:
+def jitter_in_order(
+    x: jax.Array, f: Factors, places: jax.Array, definitions: str = 'torchvision'
+) -> jax.Array:
     """The four operations of the jitter, of each patch in an order of its own.
 
     The first three are all blends, so that one serves whichever comes, and a factor of 1 is none.
@@ -155,16 +168,29 @@ def jitter_in_order(x: jax.Array, f: Factors, places: jax.Array) -> jax.Array:
       x: [n h w 3].
       f: its brightness, contrast, saturation and hue.
       places: int32 [n 4], as by `draw_places`.
+      definitions: 'torchvision', as of the functions below; 'simclr', whose contrast blends with
+        the mean of each channel, and whose saturation is that of HSV, at most 1; 'byol', the same,
+        and brightness is added, the factor less 1.
     """
     hue_place = places[:, 3]
 
     def blended(x, place, active):
         bright, contrast, saturate = ((places[:, i] == place) & active for i in range(3))
         factor = jnp.where(contrast, f.contrast, jnp.where(saturate, f.saturation, 1))
-        factor = jnp.where(bright, f.brightness, factor)
-        luma = _luma(x)
-        other = _where(contrast, jnp.mean(luma, axis=(1, 2), keepdims=True), luma)
-        return _blend(x, _where(bright, jnp.zeros_like(luma), other), factor)
+        factor = _per_patch(jnp.where(bright, f.brightness, factor))
+        if definitions == 'torchvision':
+            luma = _luma(x)
+            other = _where(contrast, jnp.mean(luma, axis=(1, 2), keepdims=True), luma)
+        else:
+            # value - saturation * value * ramp(hue): blending with the value scales the saturation.
+            value = jnp.max(x, axis=-1, keepdims=True)
+            chroma = value - jnp.min(x, axis=-1, keepdims=True)
+            most = value / jnp.maximum(chroma, 1e-12)
+            factor = _where(saturate, jnp.minimum(factor, most), factor)
+            other = _where(contrast, jnp.mean(x, axis=(1, 2), keepdims=True), value)
+        other = _where(bright, jnp.zeros_like(other), other)
+        y = jnp.clip(factor * x + (1 - factor) * other, 0, 1)
+        return _where(bright, jnp.clip(x + factor - 1, 0, 1), y) if definitions == 'byol' else y
 
     for place in range(3):
         x = blended(x, place, place < hue_place)
@@ -221,10 +247,11 @@ def to_grey(x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(_luma(x), x.shape)
 
 
-def gaussian_blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
+def gaussian_blur(x: jax.Array, sigma: jax.Array, radius: int, edges: str = 'reflect') -> jax.Array:
     """Blurs patch i with a Gaussian of sigma[i] > 0 pixels, 2 * radius + 1 taps wide.
 
-    Separable, with reflected edges (torchvision `gaussian_blur`): `radius` is below h and w.
+    Separable, with reflected edges (torchvision `gaussian_blur`), or 'constant' ones, black, as in
+    SimCLR's and BYOL's code: `radius` is below h and w.
     Written as weighted sums of shifted patches: a convolution takes one kernel for the batch.
     """
     if radius >= min(x.shape[1:3]):
@@ -237,7 +264,7 @@ def gaussian_blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
     # half of what slicing [n h w c] does on CPU.
     for axis, rows, step in ((1, 1, w * c), (2, h, c)):
         padding = [(radius, radius) if a == axis else (0, 0) for a in range(4)]
-        lines = jnp.pad(x, padding, mode='reflect').reshape(n, rows, -1)
+        lines = jnp.pad(x, padding, mode=edges).reshape(n, rows, -1)
         length = h * w * c // rows
         taps = (lines[:, :, k * step : k * step + length] for k in range(2 * radius + 1))
         x = sum(weights[:, k, None, None] * tap for k, tap in enumerate(taps)).reshape(n, h, w, c)

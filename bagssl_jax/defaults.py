@@ -85,6 +85,9 @@ def declared() -> dict[str, Any]:
     augment.hue = within(0.1, 0, 0.5)  # of a turn
     # Of the four: 'fixed', as above, or 'random', of each patch its own, as in torchvision
     augment.jitter_order = 'fixed'
+    augment.definitions = (
+        'torchvision'  # of the operations; or those in the code of 'simclr', 'byol'
+    )
     augment.grey = share(0.2)  # probability
     augment.blur = share(0.0)  # probability
     # Pixels, smallest and largest

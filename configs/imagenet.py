@@ -34,12 +34,13 @@ None was trained here; the figures are their authors', of linear probes.
 - `byol` (Grill et al., arXiv 2006.07733): byol/ of deepmind-research (f5de0ed); 74.3% after 1,000
   epochs, in the paper.
 
-Bicubic crops are Pillow's, to the grey level (tests/test_crops.py), and the jitter's order is each
-patch's own. What differs in all: images are augmented as floats, and blurred by a Gaussian of 13
-taps; JPEGs are decoded by OpenCV; bfloat16, in the place of VICReg's and Barlow Twins' float16 with
-loss scaling. In `vicreg` and `barlow`: Pillow blurs by boxes. In
-`simclr` and `byol`: TensorFlow's contrast, saturation and resizing are other ones; their ResNets
-pad as TensorFlow does; BYOL's target does not start as a copy; the rest of an epoch is left out.
+Bicubic crops are Pillow's, to the grey level (tests/test_crops.py); the jitter's order is each
+patch's own, and in `simclr` and `byol` its operations and the blur's edges are those of their code
+(tests/test_augment.py). What differs in all: images are augmented as floats; JPEGs are decoded by
+OpenCV; bfloat16, in the place of VICReg's and Barlow Twins' float16 with loss scaling. In `vicreg`
+and `barlow`: a Gaussian of 13 taps blurs, where Pillow does by boxes. In `simclr` and `byol`:
+TensorFlow resizes without averaging, and draws crops in ways of its own; their ResNets pad as
+TensorFlow does; BYOL's target does not start as a copy; the rest of an epoch is left out.
 """
 
 from ml_collections import ConfigDict
@@ -187,6 +188,7 @@ def _simclr() -> ConfigDict:
     # data_util.py: color_jitter, of --color_jitter_strength=1
     config.augment.brightness = config.augment.contrast = config.augment.saturation = 0.8
     config.augment.hue = 0.2
+    config.augment.definitions = 'simclr'
     config.augment.blur = 0.5  # batch_random_blur
     config.projector.widths = (2048, 2048, 128)  # --num_proj_layers=3, --proj_out_dim
     config.projector.init = 'normal'  # model.py: LinearLayer, RandomNormal(stddev=0.01)
@@ -206,6 +208,7 @@ def _simclr() -> ConfigDict:
 def _byol() -> ConfigDict:
     config = _two_crops(*IMAGENET, 'haiku')  # dataset.py: normalize_images
     _two_augmentations(config)  # augmentations.py: augment_config
+    config.augment.definitions = 'byol'
     config.data.batch_size = 4096  # README
     config.projector.widths = config.predictor.widths = (4096, 256)  # configs/byol.py
     config.projector.init = config.predictor.init = 'haiku'

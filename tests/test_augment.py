@@ -222,6 +222,49 @@ def test_every_patch_is_jittered_in_its_own_order():
     np.testing.assert_array_equal(augment_lib.draw_places(key, indices[part]), places[part])
 
 
+@pytest.mark.parametrize('definitions', ['simclr', 'byol'])
+def test_tensorflows_jitter(definitions):
+    """tf.image's adjust_contrast and adjust_saturation; BYOL's own brightness."""
+    n = 60
+    x, indices, key = make_floats(n, 6, 5), np.arange(n), jax.random.key(3)
+    settings = {'jitter': 1.0, 'jitter_order': 'random', 'definitions': definitions}
+    out = jax.jit(functools.partial(augment, **OFF | settings))(key, x, indices)
+    f = jax.tree.map(np.asarray, draw_factors(key, indices, OFF | {'jitter': 1.0}, RANGES))
+
+    def brightness(x, factor):
+        return np.clip(x * factor if definitions == 'simclr' else x + factor - 1, 0, 1)
+
+    def contrast(x, factor):
+        mean = x.mean((0, 1))
+        return np.clip((x - mean) * factor + mean, 0, 1)
+
+    def saturation(x, factor):
+        def pixel(rgb):
+            h, s, v = colorsys.rgb_to_hsv(*rgb)
+            return colorsys.hsv_to_rgb(h, min(s * factor, 1), v)
+
+        return np.apply_along_axis(pixel, -1, x)
+
+    expected = x.astype(np.float64)
+    for i, y in enumerate(expected):
+        for j in np.argsort(np.asarray(augment_lib.draw_places(key, indices))[i]):
+            name = ('brightness', 'contrast', 'saturation', 'hue')[j]
+            function = (brightness, contrast, saturation, numpy_hue)[j]
+            y = function(y, getattr(f, name)[i])
+        expected[i] = y
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_tensorflows_blur_is_black_outside():
+    white = np.ones((1, 40, 40, 3), np.float32)
+    blur = {'blur': 1.0, 'blur_sigma': (2.0, 2.0), 'definitions': 'byol'}
+    out = np.asarray(augment(jax.random.key(0), white, np.arange(1), **OFF | blur))[0, :, :, 0]
+    np.testing.assert_allclose(out[2:-2, 2:-2], 1, atol=1e-6)  # a radius of 2
+    line = np.exp(-(np.arange(-2, 3) ** 2) / 8)
+    inside = line[2:].sum() / line.sum()
+    np.testing.assert_allclose(out[0, 0], inside**2, rtol=1e-5)
+
+
 def test_an_unknown_order_is_refused():
     with pytest.raises(InputError, match="'shuffled': choose from fixed, random"):
         augment(jax.random.key(0), make_pixels(), np.arange(6), jitter_order='shuffled')

@@ -46,7 +46,7 @@ def test_it_trains_on_images_as_they_are(program, photographs, tmp_path, argumen
         f'--config.data.dir={photographs}', *SMALL,
     )  # fmt: skip
     assert status == 0, err
-    assert err.splitlines()[-1] == 'trained to step 2; 1 unreadable images were left out'
+    assert 'trained to step 2; 1 unreadable images were left out' in err.splitlines()
     config = json.loads((workdir / 'config.json').read_text())
     patches, objective = config['patches'], config['objective']['name']
     assert f'patch{patches["size"]}' == arguments.split(',')[0]
@@ -66,7 +66,7 @@ def test_the_authors_recipes_train(program, photographs, tmp_path, recipe):
         *SMALL, '--config.patches.resize=32', '--config.predictor.widths=8,8',
     )  # fmt: skip
     assert status == 0, err
-    assert err.splitlines()[-1] == 'trained to step 2'  # also of the image smaller than a patch
+    assert 'trained to step 2' in err.splitlines()  # also of the image smaller than a patch
     config = json.loads((workdir / 'config.json').read_text())
     assert config['crops'] == 'multiscale'
     assert config['objective']['name'] == recipe
@@ -75,10 +75,17 @@ def test_the_authors_recipes_train(program, photographs, tmp_path, recipe):
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'rate'), [('vicreg', 1.6), ('barlow', 1.6), ('simclr', 4.8), ('byol', 3.2)]
+    ('recipe', 'rate'),
+    [
+        ('imagenet.py:vicreg', 1.6),
+        ('imagenet.py:barlow', 1.6),
+        ('imagenet.py:simclr', 4.8),
+        ('imagenet.py:byol', 3.2),
+        ('simclr_cifar10.py', 2.0),
+    ],
 )
 def test_the_authors_learning_rates(recipe, rate):
-    argv = ['main', '--workdir=unused', f'{CONFIG}:{recipe}']
+    argv = ['main', '--workdir=unused', f'--config={REPOSITORY}/configs/{recipe}']
     config, _ = command_line.parse(argv, config_file=True)
     assert config.optimizer.learning_rate * config.data.batch_size / 256 == pytest.approx(rate)
     assert config.optimizer.scale_by_batch

@@ -4,8 +4,8 @@
         --config.data.dir=DIRECTORY_OF_PREPARED_TFDS_DATA_SETS
 
 About 91% by their linear probe after 1,000 epochs (google-research/simclr, 383d414). Not measured
-here: it wants an accelerator. What is equal and what differs is in configs/imagenet.py, of `simclr`;
-and their ResNet-18 has a convolution on the first shortcut too.
+here: it wants an accelerator. What is equal and what differs is said in configs/imagenet.py, of
+`simclr`; and their ResNet-18 has a convolution on the first shortcut too.
 """
 
 from ml_collections import ConfigDict

@@ -218,7 +218,7 @@ def test_an_interrupt_saves_and_exits_as_shells_expect(tmp_path):
         ),
         (
             ['--config.objective.name=simsiam'],
-            'choose from barlow, byol, simclr, spectral, tcr, vicreg',
+            'choose from barlow, byol, sigreg, simclr, spectral, tcr, vicreg',
         ),
         (['--config.encoder.name=vit'], 'choose from resnet18, resnet34, resnet50, resnet101'),
         (['--config.patches.size=64'], 'does not fit into an image of 48x48'),

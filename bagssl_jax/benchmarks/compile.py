@@ -48,8 +48,8 @@ def run(config: ConfigDict) -> None:
     Where the peaks of the device are known, 'seconds_by' operations, bytes and links, each at its
     peak; 'least_seconds', the most of these, and which it is, 'bound_by'; 'most_images_per_s' or,
     of 'forward', 'most_patches_per_s' that this allows, over all devices. Of 'train_step', where
-    also the number of images is known, 'chip_hours', of the whole training at 40% of the peak
-    operations. These are worked out, not measured.
+    also the number of images is known, 'chip_hours', of the whole training, at 40% of the peak
+    operations where bytes and links allow that. These are worked out, not measured.
 
     XLA counts the body of a loop once. So of a step in parts (`train.accumulate` above 1) and of
     'knn_search' there is neither a count, of operations, bytes or collectives, nor what follows
@@ -77,7 +77,8 @@ def run(config: ConfigDict) -> None:
         if work.counted and peaks:
             row |= _bounds(row, work, mesh, peaks)
         if work.counted and peaks and name == 'train_step' and (split.images or config.train.steps):
-            seconds = program.total_steps * row['operations'] / (UTILISATION * peaks.operations)
+            usual = row['operations'] / (UTILISATION * peaks.operations)
+            seconds = program.total_steps * max(usual, row['least_seconds'])
             row['chip_hours'] = seconds * mesh.size / 3600
         print_row('compile', name, row)
 

@@ -438,6 +438,14 @@ def test_bfloat16_input_is_computed_in_float32(name):
     np.testing.assert_allclose(loss, expected, rtol=2e-6)
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_a_batch_of_more_pairs_than_an_int32_counts(name):
+    z = jax.ShapeDtypeStruct((4096, 20, 8), jnp.float32)  # of which it is only traced
+    inputs = [z] * (1 + OBJECTIVES[name].target)
+    loss, _ = jax.eval_shape(make_objective(name, {}).loss, *inputs)
+    assert loss.shape == ()
+
+
 def random_joint(n, seed=0):
     """A symmetric table of how often n things occur together; the last never occurs."""
     counts = np.random.default_rng(seed).gamma(0.5, size=(n, n))

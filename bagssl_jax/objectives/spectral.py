@@ -59,12 +59,13 @@ def spectral(
 
     within = jnp.einsum('bpk,bqk->bpq', z, z)
     others = 1 - jnp.eye(patches)[None]
-    pairs = images * patches * (patches - 1)
+    # As a float: of 4,096 images of 20 patches each there are more pairs than an int32 holds.
+    pairs = float(images * patches * (patches - 1))
     joint = sum_over(jnp.sum(within * others), axis_name) / pairs
 
     moment = sum_symmetric(jnp.einsum('bpk,bpl->kl', z, z)[None], axis_name)
     between = jnp.sum(moment**2) - sum_over(jnp.sum(within**2), axis_name)
-    independent = between / (images * (images - 1) * patches**2)
+    independent = between / float(images * (images - 1) * patches**2)
 
     loss = -joint + weight / 2 * independent
     return loss, {'joint': joint, 'independent': independent}

@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 1.0  # seconds in which a SIGTERM is the one before: timeout(1) sends it twice
 
 
 @contextlib.contextmanager
@@ -44,13 +46,14 @@ def ending(outlook: str, last_words: Sequence[Callable[[int, str], None]] = ()) 
             os._exit(128 + number)
 
     def listen():
-        put_off = set()
+        put_off = {}
         while heard := os.read(receiver, 1):
             [number] = heard
             handler = signal.getsignal(number)
-            if handler is end or (number, handler) in put_off:
+            first = put_off.get((number, handler))
+            if handler is end or (first is not None and not _is_echo(number, first)):
                 end(number)
-            put_off.add((number, handler))
+            put_off.setdefault((number, handler), time.monotonic())
 
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
@@ -72,7 +75,7 @@ def ending(outlook: str, last_words: Sequence[Callable[[int, str], None]] = ()) 
 class Deferral:
     """Puts signals off, from `begin` to the end of the `with` block.
 
-    A second one of a kind acts at once, as it would have without.
+    A second one of a kind acts at once, as it would have without; but of SIGTERM not within `ECHO`.
 
     Attributes:
       seen: the numbers of those that came.
@@ -80,6 +83,7 @@ class Deferral:
 
     def __init__(self):
         self.seen: list[int] = []
+        self._first = {}
         self._before = {}
         self._breaks_off = False
 
@@ -107,7 +111,10 @@ class Deferral:
             signal.signal(number, handler)
 
     def _see(self, number, _) -> None:
+        first = self._first.setdefault(number, time.monotonic())
         if number in self.seen:
+            if _is_echo(number, first):
+                return
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
         self.seen.append(number)
@@ -133,6 +140,11 @@ def unwinding() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_echo(number: int, first: float) -> bool:
+    """Whether a signal is that of so long ago once more, to a process and then to its group."""
+    return number == signal.SIGTERM and time.monotonic() - first < ECHO
 
 
 def _kill_workers() -> None:

@@ -153,7 +153,10 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
       InputError: they are fewer than a batch.
     """
     if images < batch_size:
-        raise InputError(f'data.batch_size={batch_size} is more than the {images} training images')
+        raise InputError(
+            f'data.batch_size={batch_size} is more than the {images} training images: '
+            f'--config.data.batch_size={images} or fewer'
+        )
     return images // batch_size
 
 

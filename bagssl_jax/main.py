@@ -21,14 +21,14 @@ def main(config: 'ConfigDict', run: 'Run') -> None:
     from bagssl_jax import analysis
     from bagssl_jax.data.datasets import open_dataset
     from bagssl_jax.evaluation.monitor import make_monitor
-    from bagssl_jax.evaluation.plan import make_plan
+    from bagssl_jax.evaluation.plan import plan_after_training
     from bagssl_jax.evaluation.protocol import evaluate
     from bagssl_jax.reporting import end_with_report
     from bagssl_jax.training.loop import train
 
     dataset = open_dataset(config.data)
     # Before hours of training are spent: whatever the probes and the monitor refuse.
-    plan = make_plan(config, dataset) if config.probe.after_training else None
+    plan = plan_after_training(config, dataset)
     monitor = make_monitor(config, dataset) if config.train.monitor_every else None
     analysis.check_after_training(config)
     train(config, run, dataset, monitor)

@@ -140,6 +140,23 @@ def test_the_fingerprint_tells_what_changed(labelled):
         seen.add(fingerprint())
 
 
+def test_of_a_folder_of_classes_a_share_of_each_is_held_out(labelled, capsys):
+    folder = str(labelled / 'train')
+    train, test = (load_folder(folder, split) for split in ('train', 'test'))
+    assert train.class_names == test.class_names == ('ape', 'bee')
+    assert train.labels.tolist().count(0) == 8
+    assert train.labels.tolist().count(1) == 4
+    assert names(test) == ['ape/8.png', 'bee/more/4.bmp', 'ape/9.png']
+    assert not set(names(train)) & set(names(test))
+    assert names(load_folder(folder, 'train[:50%]')) == names(train)[:6]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith(
+        '3 of its 15 images, of all classes alike, are held out as the split test'
+    )
+    with pytest.raises(InputError, match='splits here: train, test'):
+        load_folder(folder, 'train[:0]')
+
+
 def test_a_source_survives_pickling_and_names_what_it_cannot_read(labelled):
     source = pickle.loads(pickle.dumps(load_folder(str(labelled), 'val')))
     np.testing.assert_array_equal(read_one(source, 1)[0], np.full((6, 6, 3), 201))
@@ -173,7 +190,7 @@ def test_remote_folders_are_read(bucket):
             'trian',
             r"no image of the split 'trian'; it holds mixed, train, val: lay",
         ),
-        ('train', 'train', r"no image of the split 'train'; it holds ape, bee: lay it out as"),
+        ('train', 'val', r"no image of the split 'val'; it holds ape, bee: lay it out as"),
         ('.', 'train[:0]', 'holds no image'),
         ('.', 'train[', "split 'train"),
         ('empty', 'train', 'it holds no folder'),

@@ -304,7 +304,7 @@ def written(path, *lines):
         ),
         (
             ['from ml_collections import ConfigDict', "config = ConfigDict({'seed': 3})"],
-            'lacks analysis.cooccurrence.codes: start from bagssl_jax.defaults',
+            'lacks analysis.after_training: start from bagssl_jax.defaults',
         ),
     ],
 )

@@ -13,13 +13,20 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.ranges import Range, above, within
 
 DEFAULTS = flatten_dict(get_config().to_dict(), sep='.')
+RANGES = flatten_dict(declared(), sep='.')
+
+
+def holds_words(key, value):
+    # An empty tuple is of numbers where a range is declared, else of words: as on the command line.
+    return isinstance(value[0], str) if value else not isinstance(RANGES[key], Range)
+
+
 NUMBERS = {
     key: value
     for key, value in DEFAULTS.items()
     if not isinstance(value, bool | str)
-    and not (isinstance(value, tuple) and value and isinstance(value[0], str))
+    and not (isinstance(value, tuple) and holds_words(key, value))
 }
-RANGES = flatten_dict(declared(), sep='.')
 
 
 def overridden(key, text):

@@ -5,12 +5,14 @@ import dataclasses
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import fsspec
 import numpy as np
 
+from bagssl_jax import processes
 from bagssl_jax.data import images
 from bagssl_jax.data.sources import Records
 from bagssl_jax.data.splits import split_ranges
@@ -18,7 +20,10 @@ from bagssl_jax.errors import InputError, LostImage, UnreadableImage
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 FLAT_SPLIT = 'train'  # what the only split of a folder without splits is called
-LAYOUT = 'lay it out as PATH/SPLIT/CLASS/*.jpg, PATH/SPLIT/*.jpg or PATH/*.jpg'
+LAYOUT = 'lay it out as PATH/SPLIT/CLASS/*.jpg, PATH/CLASS/*.jpg, PATH/SPLIT/*.jpg or PATH/*.jpg'
+# Folders of these names are splits; without them, folders are classes.
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}
+HELD_OUT = 0.2  # of each class: the split 'test' of a folder of classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +84,12 @@ def load_folder(path: str, split: str) -> FolderSource:
 
     Args:
       path: a directory, local or remote (gs://, s3://), laid out as path/SPLIT/CLASS/*.jpg (at any
-        depth below CLASS); as path/SPLIT/*.jpg, without labels; or as path/*.jpg, without labels
-        and with 'train' as its only split. Also .jpeg, .png, .webp and .bmp, in any case. What
-        starts with a dot or with two underscores is passed over, and so are other files. The
-        classes are the folders of all splits together, so that labels agree between splits.
+        depth below CLASS); as path/CLASS/*.jpg, of which the last fifth of each class is the split
+        'test' and the rest 'train', which is said on standard error; as path/SPLIT/*.jpg, without
+        labels; or as path/*.jpg, without labels and with 'train' as its only split. Also .jpeg,
+        .png, .webp and .bmp, in any case. What starts with a dot or with two underscores is passed
+        over, and so are other files. The classes are the folders of all splits together, so that
+        labels agree between splits.
       split: in TFDS's notation: 'train', 'train[:10%]', 'train[:500]+val'.
 
     Raises:
@@ -92,6 +99,8 @@ def load_folder(path: str, split: str) -> FolderSource:
         raise InputError(f'data.name=folder needs data.dir=PATH: {LAYOUT}')
     path = _directory(path, 'data.dir=')
     top = _list(path)
+    if _holds_classes(path, top, split):
+        return _load_held_out(path, tuple(sorted(top.folders)), split)
     if top.images:
         _refuse_images_below(path, top)
         splits, class_names = {FLAT_SPLIT: ''}, ()
@@ -125,6 +134,31 @@ def load_files(path: str) -> FolderSource:
     if not files:
         raise InputError(f'{path} holds no image: its files must be {", ".join(EXTENSIONS)}')
     return _source(path, sorted(files), ())
+
+
+def _holds_classes(path: str, top: '_Listing', split: str) -> bool:
+    """Whether what is asked for are splits of a folder that has none, but folders of images."""
+    asked = {part.partition('[')[0].strip() for part in split.split('+')}
+    return (
+        not top.images
+        and asked <= {'train', 'test'}
+        and not SPLITS & {folder.lower() for folder in top.folders}
+        and any(next(_walk(path, folder), None) for folder in top.folders)
+    )
+
+
+def _load_held_out(path: str, class_names: tuple[str, ...], split: str) -> FolderSource:
+    files = _ordered(path, '', class_names)
+    held_out = max(1, round(HELD_OUT * len(files)))
+    parts = {'train': files[:-held_out], 'test': files[-held_out:]}
+    if 'train' in split and processes.is_first():
+        print(
+            f'{path} has no splits: its folders are classes, and {held_out:,} of its '
+            f'{len(files):,} images, of all classes alike, are held out as the split test',
+            file=sys.stderr,
+        )
+    ranges = split_ranges(split, {name: len(part) for name, part in parts.items()})
+    return _source(path, [file for name, i, j in ranges for file in parts[name][i:j]], class_names)
 
 
 class _Listing(NamedTuple):

@@ -1,11 +1,13 @@
 """What a probe will do, known before it begins."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from bagssl_jax import processes
 from bagssl_jax.data.datasets import Dataset, Images
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.passes import Pass, make_passes
@@ -69,6 +71,28 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
         workers=config.data.workers,
         on_error=config.data.on_error,
     )
+
+
+def plan_after_training(config: ConfigDict, dataset: Dataset) -> Plan | None:
+    """The plan of the probes that follow a training.
+
+    None where `probe.after_training` is off, or the images that are trained on have no labels and
+    no others are named, which is said on standard error.
+
+    Raises:
+      InputError: the configuration cannot be carried out.
+    """
+    if not config.probe.after_training:
+        return None
+    split = config.data.train_split
+    if not config.probe.train_split and not dataset.images(split).class_names:
+        if processes.is_first():
+            print(
+                f'{dataset.name} {split} has no labels: it is not probed after training',
+                file=sys.stderr,
+            )
+        return None
+    return make_plan(config, dataset)
 
 
 def _labelled(dataset: Dataset, split: str) -> Images:

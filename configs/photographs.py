@@ -10,7 +10,7 @@ Arguments, separated by commas: 'folder' (where none is given), 'imagenet100' or
 reaches was not measured.
 
 `small` fits a laptop and some dozens of photographs: patches become 32x32, a tiny encoder, 16
-images a step, 500 steps.
+images a step, 500 steps. From 100 photographs to the report in 3:15 (2 CPU cores, 2026-11-26).
 """
 
 from ml_collections import ConfigDict

@@ -109,20 +109,7 @@ def _sgd_empssl(case: Case) -> list[Scored]:
     5e-5, a cosine an epoch over 100, features as they are. It starts at zero, theirs at nn.Linear's
     random numbers: the objective is convex.
     """
-    setting = Setting(0.03 * 256 / 100, 5e-5)
-    found = fit_sgd(
-        *case.splits,
-        num_classes=case.num_classes,
-        settings=[setting],
-        epochs=100,
-        batch_size=100,
-        standardise=False,
-        nesterov=False,
-        by_epoch=True,
-        holdout=0,
-        seed=case.seed,
-    )
-    return [_scores('sgd_empssl', found.score, setting._asdict())]
+    return _last_epoch(case, 'sgd_empssl', Setting(0.03 * 256 / 100, 5e-5), batch_size=100)
 
 
 def _sgd_vicreg(case: Case) -> list[Scored]:
@@ -132,20 +119,24 @@ def _sgd_vicreg(case: Case) -> list[Scored]:
     Nesterov's, batches of 256, weight decay 1e-6, a cosine an epoch over 100, features as they are.
     Theirs sees fresh random crops in every epoch, and starts at N(0, 0.01), this one at zero.
     """
-    setting = Setting(0.02, 1e-6)
+    return _last_epoch(case, 'sgd_vicreg', Setting(0.02, 1e-6), batch_size=256)
+
+
+def _last_epoch(case: Case, name: str, setting: Setting, *, batch_size: int) -> list[Scored]:
+    """What the two have in common: nothing is chosen, and the hundredth epoch is scored."""
     found = fit_sgd(
         *case.splits,
         num_classes=case.num_classes,
         settings=[setting],
         epochs=100,
-        batch_size=256,
+        batch_size=batch_size,
         standardise=False,
         nesterov=False,
         by_epoch=True,
         holdout=0,
         seed=case.seed,
     )
-    return [_scores('sgd_vicreg', found.score, setting._asdict())]
+    return [_scores(name, found.score, setting._asdict())]
 
 
 def _sgd_augmented(case: Case, *, epochs: int) -> list[Scored]:

@@ -5,6 +5,7 @@ imports little, and the programs import the rest when they are called.
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -67,7 +68,14 @@ def run(
             )
         )
 
-    _exit_after(start, usage, outlook, together=together)
+    def help_of(asked, argv):
+        from bagssl_jax.command_line import help_of
+
+        return help_of(
+            asked, argv, config_file=config_file, settable=None if config_file else settable
+        )
+
+    _exit_after(start, usage, outlook, together=together, help_of=help_of)
 
 
 def run_command(
@@ -110,17 +118,38 @@ class _Outcome(NamedTuple):
 
 
 def _exit_after(
-    start: Callable[[list[str]], None], usage: str, outlook: str, *, together: bool
+    start: Callable[[list[str]], None],
+    usage: str,
+    outlook: str,
+    *,
+    together: bool,
+    help_of: Callable[[str, list[str]], str] | None = None,
 ) -> None:
-    if {'--help', '-help', '-h'}.intersection(sys.argv):
-        print(usage.strip())
-        return
+    asked = [re.fullmatch(r'-h|--?help(?:full)?(?:=(.*))?', argument) for argument in sys.argv]
+    if any(asked):
+        sys.exit(_help(next(filter(None, asked)), usage, help_of))
     last_words = []
     with signals.ending(outlook, last_words):
         status = _run(start, outlook, last_words, together=together)
     if status:
         # Not while an error is handled: its frames would keep batches in shared memory alive.
         sys.exit(status)
+
+
+def _help(asked: re.Match[str], usage: str, help_of: Callable[[str, list[str]], str] | None) -> int:
+    """Prints the usage, and what there is to say of the configuration's keys; the exit status."""
+    word = asked[1] or ('all' if 'helpfull' in asked[0] else '')
+    if not word:
+        print(usage.strip())
+    if help_of is None:
+        return 0
+    argv = [argument for argument in sys.argv if argument != asked[0]]
+    try:
+        print(help_of(word, argv))
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
 
 
 def _run(

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from bagssl_jax import processes
+from bagssl_jax import keys, processes
 from bagssl_jax.defaults import CHOICES, check_ranges, declared, flat, get_config
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.options import parsed, split_words
@@ -73,6 +73,39 @@ def parse(
         *given,
         *([run] if workdir else []),
         *(first[name].value for name in extra_flags),
+    )
+
+
+def help_of(
+    word: str, argv: list[str], *, config_file: bool, settable: Sequence[str] | None
+) -> str:
+    """What --help says of the configuration's keys.
+
+    Args:
+      word: as for `keys.explain`; '' for an overview.
+      argv: the command line without --help. The values are those of the configuration that it
+        names, where it names one, else the defaults.
+      config_file: whether that is --config=FILE; if not, it is a run's.
+      settable: groups of keys that can be set; None for all.
+
+    Raises:
+      InputError: there is no such key, file or run.
+    """
+    first = flags.FlagValues()
+    flags.DEFINE_string('config' if config_file else 'workdir', '', 'as above', flag_values=first)
+    parsed(first, argv, known_only=True)
+    config, whose = get_config().to_dict(), 'defaults'
+    if config_file and first.config:
+        config, whose = _read_file(first.config).to_dict(), f'values in {first.config}'
+    elif not config_file and first.workdir:
+        config, whose = Run.at(first.workdir).read_config(), f'values in {first.workdir}'
+    if word:
+        return keys.explain(word, config, settable)
+    return (
+        f'\nKeys, each to be set by --config.KEY=VALUE, and their {whose}:\n\n'
+        f'{keys.overview(config, settable)}\n\n'
+        '--help=WORD says what keys mean, of a group, or with the word in their name or their '
+        'meaning:\n--help=data, --help=batch_size, --help=seconds; --help=all of all'
     )
 
 

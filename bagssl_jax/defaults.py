@@ -51,7 +51,7 @@ def declared() -> dict[str, Any]:
     data.name = 'photos'
     data.dir = ''  # local, or gs://, s3://
     data.train_split = 'train'  # TFDS notation: 'train[:10%]', 'train[:10000]'
-    data.test_split = 'test'
+    data.test_split = 'test'  # that probes are scored on
     data.in_memory = False  # decode every image once, at the start; needs images of one size
     data.batch_size = within(128, 1, 10**6)  # images a step, over all devices
     data.workers = within(0, 0, 256)  # processes that read and crop; 0: threads of the main process
@@ -80,14 +80,13 @@ def declared() -> dict[str, Any]:
     augment.flip = share(0.5)  # probability of a horizontal flip
     augment.jitter = share(0.8)  # probability of the four below, together
     augment.brightness = within(0.4, 0, 10)  # strength, as in torchvision's ColorJitter
-    augment.contrast = within(0.4, 0, 10)
-    augment.saturation = within(0.4, 0, 10)
+    augment.contrast = within(0.4, 0, 10)  # likewise
+    augment.saturation = within(0.4, 0, 10)  # likewise
     augment.hue = within(0.1, 0, 0.5)  # of a turn
     # Of the four: 'fixed', as above, or 'random', of each patch its own, as in torchvision
     augment.jitter_order = 'fixed'
-    augment.definitions = (
-        'torchvision'  # of the operations; or those in the code of 'simclr', 'byol'
-    )
+    # Of the operations: 'torchvision', or those in the code of 'simclr' or 'byol'
+    augment.definitions = 'torchvision'
     augment.grey = share(0.2)  # probability
     augment.blur = share(0.0)  # probability
     # Pixels, smallest and largest
@@ -95,25 +94,27 @@ def declared() -> dict[str, Any]:
     augment.solarize = share(0.0)  # probability
     # Where given, of the patches of each index in turn: (1.0, 0.1) are VICReg's of its two views
     augment.blur_by_index = within((), 0, 1, items=(0, 1000))
-    augment.solarize_by_index = within((), 0, 1, items=(0, 1000))
+    augment.solarize_by_index = within((), 0, 1, items=(0, 1000))  # likewise
 
     config.encoder = encoder = ConfigDict()
-    encoder.name = 'resnet18'  # one of RESNETS, or 'tiny'
+    # 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200' or 'tiny'
+    encoder.name = 'resnet18'
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
-    # Of the pixels in [0, 1], by channel: subtracted, and divided by
-    encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)
-    encoder.std = above((0.5, 0.5, 0.5), 0, 1, items=3)
+    encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)  # subtracted from pixels in [0, 1]
+    encoder.std = above((0.5, 0.5, 0.5), 0, 1, items=3)  # that they are divided by then
     # Equal parts of a batch whose BatchNorm statistics are their own, the projector's too
     encoder.norm_groups = within(1, 1, 65536)
     for name in RESNETS:
+        # encoder.width and so on are those of the one that is chosen
         encoder[name] = resnet = ConfigDict()
         # Channels of the first stage; h is 8, from resnet50 on 32 times as wide
         resnet.width = within(64, 1, 8192)
-        resnet.stem = 'cifar'  # (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
-        # Of the kernels of convolutions: 'he_normal', as torchvision's; 'torch', as nn.Conv2d's
-        # own; 'lecun_normal', as SimCLR's; 'haiku', as BYOL's
+        # 'cifar' (3x3), 'cifar_pad2' (solo-learn's), 'imagenet' (7x7, pooling)
+        resnet.stem = 'cifar'
+        # Of the stem's kernel: 'he_normal', as torchvision's; 'torch', as nn.Conv2d's own;
+        # 'lecun_normal', as SimCLR's; 'haiku', as BYOL's
         resnet.stem_init = 'he_normal'
-        resnet.conv_init = 'he_normal'  # of all others
+        resnet.conv_init = 'he_normal'  # of all other convolutions, likewise
         resnet.zero_init_last = False  # last BatchNorm scale of every residual block starts at 0
         # What the backward pass computes again, to save memory: 'none', 'norms' (in blocks, all
         # but the convolutions), 'blocks' (in blocks, everything)
@@ -127,11 +128,12 @@ def declared() -> dict[str, Any]:
     # Of the linear layers: 'lecun_normal' kernels and biases of 0, 'torch', as nn.Linear's,
     # 'normal', of deviation .01, as SimCLR's, or 'haiku', as BYOL's
     projector.init = 'lecun_normal'
-    projector.last_bias = True  # of the last layer; the others have BatchNorm's
+    projector.last_bias = True  # whether the last layer has one; the others have BatchNorm's
     # Whether BatchNorm, with a scale but without a bias, comes behind the last layer: SimCLR's
     projector.last_norm = False
 
-    config.predictor = predictor = ConfigDict()  # of objectives with a target network (byol)
+    # Of objectives with a target network (byol); otherwise as the projector's
+    config.predictor = predictor = ConfigDict()
     # The last must be the projection's width
     predictor.widths = within((4096, 2048), 1, 65536, items=(1, 16))
     predictor.init = 'lecun_normal'
@@ -144,7 +146,7 @@ def declared() -> dict[str, Any]:
     config.objective = objective = ConfigDict()
     objective.name = 'tcr'  # 'barlow', 'byol', 'sigreg', 'simclr', 'spectral', 'tcr', 'vicreg'
     objective.barlow = barlow = ConfigDict()
-    barlow.off_diagonal_weight = within(0.0051, 0, 1e6)
+    barlow.off_diagonal_weight = within(0.0051, 0, 1e6)  # lambda
     objective.byol = ConfigDict()
     objective.sigreg = sigreg = ConfigDict()
     sigreg.weight = share(0.05)  # lambda, of normality; the rest is of invariance
@@ -155,7 +157,7 @@ def declared() -> dict[str, Any]:
     objective.spectral = spectral = ConfigDict()
     spectral.weight = within(1.0, 1e-6, 1e6)  # w: longer projections for a smaller one
     objective.tcr = tcr = ConfigDict()
-    tcr.invariance_weight = within(200.0, 0, 1e6)
+    tcr.invariance_weight = within(200.0, 0, 1e6)  # the coding rate has 1
     tcr.eps = within(0.2, 0.001, 1000)  # distortion
     objective.vicreg = vicreg = ConfigDict()
     vicreg.invariance_weight = within(25.0, 0, 1e6)
@@ -166,10 +168,10 @@ def declared() -> dict[str, Any]:
     # 'sgd' (Nesterov), 'lars' (SimCLR's), 'lars_vicreg' (VICReg's, BYOL's, Barlow Twins'),
     # 'larc' (EMP-SSL's) or 'adamw'
     optimizer.name = 'lars'
-    optimizer.learning_rate = within(0.3, 0, 1e9)
+    optimizer.learning_rate = within(0.3, 0, 1e9)  # that the warm-up leads to
     optimizer.scale_by_batch = True  # the learning rate is that at 256 images a step
     optimizer.weight_decay = within(1e-4, 0, 1000)  # not on biases and norms
-    optimizer.warmup_epochs = within(1.0, 0, 1e6)
+    optimizer.warmup_epochs = within(1.0, 0, 1e6)  # over which the learning rate rises from 0
     # That the cosine is for, from the start of the warm-up to its end; 0: the training's
     optimizer.schedule_epochs = within(0.0, 0, 1e6)
     optimizer.end_factor = share(0.0)  # the cosine ends at this share of the peak
@@ -190,7 +192,7 @@ def declared() -> dict[str, Any]:
     optimizer.adamw = ConfigDict()
 
     config.train = train = ConfigDict()
-    train.epochs = within(10.0, 0, 1e6)
+    train.epochs = within(10.0, 0, 1e6)  # passes over the training images
     train.steps = within(0, 0, 2**31 - 2)  # when given, wins over epochs
     # Steps in one call of the devices, for small steps, which else wait for the host; fewer where
     # one of the following is due
@@ -209,7 +211,7 @@ def declared() -> dict[str, Any]:
     train.checkpoint_every = within(500, 1, 10**9)
     # At an update that is not finite: 'stop', or 'skip' it, `most_skipped` times in all, and go on
     train.on_nonfinite = 'stop'
-    train.most_skipped = within(100, 0, 10**9)
+    train.most_skipped = within(100, 0, 10**9)  # updates
     # Checkpoints; older ones are deleted, but for the last from before a collapse
     train.keep = within(2, 1, 10**6)
 
@@ -221,11 +223,11 @@ def declared() -> dict[str, Any]:
     probe.positions = 'grid'  # of the patches: an even 'grid', or 'random' from the seed
     # Whether bags are of patches that are augmented as the training's, of test images too
     probe.augment = False
-    probe.size = within(
-        0, 0, 4096
-    )  # of the patches, as in `patches`; where size or scale is given, both
-    probe.scale = share(0.0)  # take the place of the training's
-    probe.resize = within(0, 0, 4096)  # likewise
+    # Of the patches, as in `patches`: where size or scale is given, both take the place of the
+    # training's, and so does resize
+    probe.size = within(0, 0, 4096)
+    probe.scale = share(0.0)
+    probe.resize = within(0, 0, 4096)
     # Side in pixels of whole and center, of images of several sizes
     probe.whole_size = within(224, 1, 4096)
     probe.flip = False  # embed the mirrored patch too, and take the mean
@@ -247,9 +249,9 @@ def declared() -> dict[str, Any]:
     probe.batch_size = within(1024, 1, 10**6)  # patches a forward pass, over all devices
     probe.linear = ConfigDict()
     probe.sgd = ConfigDict()
-    probe.sgd.epochs = within(100, 1, 100_000)
+    probe.sgd.epochs = within(100, 1, 100_000)  # passes over the training split
     probe.sgd_augmented = ConfigDict()
-    probe.sgd_augmented.epochs = within(100, 1, 100_000)
+    probe.sgd_augmented.epochs = within(100, 1, 100_000)  # likewise
     probe.sgd_empssl = ConfigDict()
     probe.sgd_vicreg = ConfigDict()
     probe.knn = ConfigDict()
@@ -259,14 +261,15 @@ def declared() -> dict[str, Any]:
 
     probe.pgd = pgd = ConfigDict()
     pgd.images = within(512, 1, 10**7)  # test images at most, chosen at random
-    # Radii of the balls: in grey levels, of 255, and in numbers from 0 to 1
+    # Radii of the balls: in grey levels, of 255
     pgd.linf = above((0.5, 1.0, 2.0, 4.0, 8.0), 0, 255, items=(0, 64), ascending=True)
+    # Likewise, of pixels in [0, 1]
     pgd.l2 = above((0.1, 0.25, 0.5, 1.0), 0, 10_000, items=(0, 64), ascending=True)
-    pgd.steps = within(20, 1, 10_000)
+    pgd.steps = within(20, 1, 10_000)  # of an attack
     pgd.restarts = within(2, 1, 1000)  # from random starts, of which the worst counts
     pgd.batch_size = within(64, 1, 10**6)  # images at a time, over all devices
     probe.corruptions = corruptions = ConfigDict()
-    corruptions.images = within(1000, 1, 10**7)
+    corruptions.images = within(1000, 1, 10**7)  # test images at most, chosen at random
     corruptions.names = (
         'gaussian_noise',
         'shot_noise',
@@ -287,16 +290,17 @@ def declared() -> dict[str, Any]:
     corruptions.severities = within((1, 2, 3, 4, 5), 1, 5, items=(1, 5), ascending=True)
 
     config.analysis = analysis = ConfigDict()
-    # Looks that are taken when the training ends, as far as they apply: names as of --what
+    # Looks that are taken when the training ends, as far as they apply: names as of --what, with
+    # commas between them
     analysis.after_training = ''
-    analysis.split = ''  # that looks are taken of; '': data.train_split
+    analysis.split = ''  # of the data set, that looks are taken of; '': data.train_split
     # Of the patches that are looked at, as in `patches`; where size or scale is given, both take
     # the place of the training's, and so does resize
     analysis.size = within(0, 0, 4096)
     analysis.scale = share(0.0)
     analysis.resize = within(0, 0, 4096)
     analysis.cooccurrence = cooccurrence = ConfigDict()
-    # Training images at most, chosen at random
+    # Images at most, drawn at random
     cooccurrence.max_images = within(2000, 1, 10**7)
     cooccurrence.patches = within(16, 2, 4096)  # of each, on a grid
     cooccurrence.codes = within(64, 2, 4096)  # that patches are quantised to
@@ -304,26 +308,27 @@ def declared() -> dict[str, Any]:
     cooccurrence.min_expected = above(20.0, 0, 1e9)
 
     analysis.convergence = convergence = ConfigDict()
-    convergence.max_images = within(32, 2, 10**6)  # drawn at random
+    convergence.max_images = within(32, 2, 10**6)  # at most, drawn at random
     # The largest bag of random patches; the others are 1, 2, 4, ... of them
     convergence.patches = within(256, 1, 4096)
     # Shares of the image's area of patches that keep their pixels, beside those of the training
     convergence.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
-    convergence.spaces = ('h', 'z')
+    convergence.spaces = ('h', 'z')  # as in probe.spaces
     analysis.scales = scales = ConfigDict()
     scales.max_train = within(1000, 2, 10**7)  # images to learn from, drawn at random
     scales.max_test = within(1000, 1, 10**7)  # to be scored on
     # Shares of the image's area that patches have, beside those of the training
     scales.scales = above((0.05, 0.2, 0.5), 0, 1, items=(0, 8))
     scales.patches = within((1, 4, 16), 1, 4096, items=(1, 8), ascending=True)  # of the bags
-    scales.probes = ('linear', 'knn')
+    scales.probes = ('linear', 'knn')  # one of them, or both
     scales.resize = True  # patches as the training's are; else those of other sizes stay as cut
     analysis.aggregation = aggregation = ConfigDict()
+    # max_train, max_test, scales, probes and resize as in analysis.scales
     aggregation.max_train = within(1000, 2, 10**7)
     aggregation.max_test = within(1000, 1, 10**7)
     aggregation.scales = above((0.5,), 0, 1, items=(0, 8))
     aggregation.patches = within(16, 1, 4096)  # of a bag
-    aggregation.aggregations = ('mean', 'mean_unit', 'grid2')
+    aggregation.aggregations = ('mean', 'mean_unit', 'grid2')  # as in probe.aggregations
     aggregation.probes = ('linear', 'knn')
     aggregation.resize = True
 
@@ -333,32 +338,34 @@ def declared() -> dict[str, Any]:
     neighbours.neighbours = within(5, 1, 50)  # nearest patches
     neighbours.queries = within(500, 1, 10**6)  # patches that the numbers are of
     neighbours.shown = within(4, 1, 50)  # patches that are drawn, at random
-    # Instead of those drawn: of each, the number of its image in the split, y and x of its center
+    # Instead of those drawn at random: of each, the number of its image in the split, and y and x
+    # of its center
     neighbours.chosen = within((), 0, 10**9, items=(0, 150))
 
     analysis.locality = locality = ConfigDict()
     locality.max_images = within(64, 2, 10**5)  # that the numbers are of, drawn at random
-    locality.windows = within(81, 2, 4096)  # of each, at most, on a dense grid
+    locality.windows = within(81, 2, 4096)  # patches of each, at most, on a dense grid
     locality.shown = within(2, 1, 50)  # patches with heat maps, drawn at random
-    locality.shown_windows = within(1024, 2, 10**5)  # of an image in a heat map, at most
-    # As neighbours.chosen
+    # Patches of an image in a heat map, at most
+    locality.shown_windows = within(1024, 2, 10**5)
+    # As analysis.neighbours.chosen
     locality.chosen = within((), 0, 10**9, items=(0, 150))
 
     analysis.map = patch_map = ConfigDict()
     patch_map.method = 'pca'  # of the map; or 'umap', which needs umap-learn
     patch_map.max_images = within(300, 1, 10**5)  # whose patches are in it, drawn at random
     patch_map.patches = within(4, 1, 4096)  # of each, on a grid
-    patch_map.cells = within(22, 2, 200)  # for thumbnails, along a side
+    patch_map.cells = within(22, 2, 200)  # with a thumbnail each, along a side
     patch_map.shown = within(4, 1, 50)  # photographs whose places are coloured
     patch_map.shown_windows = within(1024, 1, 10**5)  # of each, at most
 
     config.benchmark = benchmark = ConfigDict()
     benchmark.data = ConfigDict()
-    # That each stage is measured for, at least
+    # Seconds that each stage is measured for, at least
     benchmark.data.seconds = above(3.0, 0, 3600)
     benchmark.train = ConfigDict()
     benchmark.train.steps = within(30, 1, 10**6)  # that each stage is measured for
-    benchmark.train.stages = ('step', 'total')
+    benchmark.train.stages = ('step', 'total')  # the step alone; with the pipeline
     benchmark.embed = ConfigDict()
     benchmark.embed.steps = within(30, 1, 10**6)  # forward passes that each stage is measured for
     benchmark.embed.patches = within(16, 1, 4096)  # an image, on a grid
@@ -366,7 +373,7 @@ def declared() -> dict[str, Any]:
     benchmark.probe.images = within(1000, 1, 10**7)  # that are embedded at most, each pass
     benchmark.compile = ConfigDict()
     benchmark.compile.topology = 'here'  # of a TPU slice that is not there: 'v5e:2x4'
-    # and 'spread_step', 'knn_search', 'sgd_update'
+    # Those, 'spread_step', 'knn_search' and 'sgd_update'
     benchmark.compile.stages = ('train_step', 'forward')
     return config.to_dict()
 

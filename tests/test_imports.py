@@ -25,7 +25,7 @@ FLOORS = [
         'records',
         'reporting',
     ],
-    ['memory', 'parallel', 'runs', 'folders'],
+    ['keys', 'memory', 'parallel', 'runs', 'folders'],
     ['processes'],
     ['defaults', 'manifests', 'locks'],
     ['ranges', 'storage'],

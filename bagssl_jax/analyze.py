@@ -22,15 +22,14 @@
                   more; needs scikit-learn (pip install '.[analysis]') and a projector
 
 Adds to DIR/analysis.json, and writes DIR/figures/NAME_*.png and DIR/report.html. Images of several
-sizes are resized to cover a square of config.probe.whole_size pixels.
-
-The configuration is the run's own; config.analysis, config.probe and config.data may be overridden
-by --config.KEY=VALUE.
+sizes are resized to cover a square of config.probe.whole_size pixels. The configuration is the
+run's own; config.analysis, config.probe and config.data may be overridden by --config.KEY=VALUE.
 """
 
 from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
+from bagssl_jax.progress import IMPORTING, waiting
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -40,8 +39,9 @@ if TYPE_CHECKING:
 
 def look(config: 'ConfigDict', run: 'Run', what: str, images: str) -> None:
     """Takes the looks `what` of `run`, at its own images or those in the folder `images`."""
-    from bagssl_jax.analysis import analyze
-    from bagssl_jax.reporting import end_with_report
+    with waiting(IMPORTING):
+        from bagssl_jax.analysis import analyze
+        from bagssl_jax.reporting import end_with_report
 
     analyze(config, run, what, images)
     end_with_report(run)

@@ -23,6 +23,7 @@ It takes no data and makes no parameters.
 from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
+from bagssl_jax.progress import IMPORTING, waiting
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 def measure(config: 'ConfigDict', what: str, topology: str) -> None:
     """Measures `what`."""
-    from bagssl_jax.benchmarks import benchmark
+    with waiting(IMPORTING):
+        from bagssl_jax.benchmarks import benchmark
 
     benchmark(config, what, topology)
 

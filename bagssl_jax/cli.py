@@ -21,6 +21,7 @@ from bagssl_jax.errors import (
     Interrupted,
     out_of_memory,
 )
+from bagssl_jax.progress import IMPORTING, waiting
 
 if TYPE_CHECKING:
     from bagssl_jax.group import Group
@@ -104,7 +105,9 @@ def run_command(
         from bagssl_jax.options import parse_options
 
         given, values = parse_options(argv, words=words, options=options)
-        load()(*given, **values)
+        with waiting(IMPORTING):
+            command = load()
+        command(*given, **values)
 
     _exit_after(start, usage, outlook, together=together)
 

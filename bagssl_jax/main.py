@@ -9,6 +9,7 @@ key.
 from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
+from bagssl_jax.progress import IMPORTING, waiting
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 def main(config: 'ConfigDict', run: 'Run') -> None:
     """Trains, probes and looks at what was learned, as configured, and writes the report."""
-    from bagssl_jax import analysis
-    from bagssl_jax.data.datasets import open_dataset
-    from bagssl_jax.evaluation.monitor import make_monitor
-    from bagssl_jax.evaluation.plan import plan_after_training
-    from bagssl_jax.evaluation.protocol import evaluate
-    from bagssl_jax.reporting import end_with_report
-    from bagssl_jax.training.loop import train
+    with waiting(IMPORTING):
+        from bagssl_jax import analysis
+        from bagssl_jax.data.datasets import open_dataset
+        from bagssl_jax.evaluation.monitor import make_monitor
+        from bagssl_jax.evaluation.plan import plan_after_training
+        from bagssl_jax.evaluation.protocol import evaluate
+        from bagssl_jax.reporting import end_with_report
+        from bagssl_jax.training.loop import train
 
     dataset = open_dataset(config.data)
     # Before hours of training are spent: whatever the probes and the monitor refuse.

@@ -10,6 +10,7 @@ DIR/report.html.
 from typing import TYPE_CHECKING
 
 from bagssl_jax import cli
+from bagssl_jax.progress import IMPORTING, waiting
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 def probe(config: 'ConfigDict', run: 'Run') -> None:
     """Probes `run` as `config` says."""
-    from bagssl_jax.data.datasets import open_dataset
-    from bagssl_jax.evaluation.plan import make_plan
-    from bagssl_jax.evaluation.protocol import evaluate
-    from bagssl_jax.reporting import end_with_report
+    with waiting(IMPORTING):
+        from bagssl_jax.data.datasets import open_dataset
+        from bagssl_jax.evaluation.plan import make_plan
+        from bagssl_jax.evaluation.protocol import evaluate
+        from bagssl_jax.reporting import end_with_report
 
     evaluate(make_plan(config, open_dataset(config.data)), run)
     end_with_report(run)

@@ -26,6 +26,7 @@ FLOORS = [
         'reporting',
     ],
     ['keys', 'memory', 'parallel', 'runs', 'folders'],
+    ['progress'],
     ['processes'],
     ['defaults', 'manifests', 'locks'],
     ['ranges', 'storage'],

@@ -88,6 +88,7 @@ def score_taken(
     ) as progress:
         for one in taken:
             chunked, batch_size = _chunked(encoders, one)
+            progress.set_postfix_str('embedding')
             (train_x, train_y), (test_x, test_y) = (
                 represent(
                     chunked,
@@ -100,6 +101,7 @@ def score_taken(
             )
             for key, features in train_x.items():
                 encoder, _, representation = key
+                progress.set_postfix_str(f'probing {encoder}')
                 about = {'encoder': encoder, **one.about, **representation._asdict()}
                 case = Case(
                     features,

@@ -17,6 +17,7 @@ from bagssl_jax.data.reading import next_readable, read_or_replace
 from bagssl_jax.data.sources import ArraySource, CoveringSource, Part, Source
 from bagssl_jax.data.views import View
 from bagssl_jax.errors import InputError, UnreadableImage
+from bagssl_jax.progress import waiting
 
 DECODED_AT_A_TIME = 1000  # images, while all are brought into memory
 
@@ -51,7 +52,8 @@ class Dataset:
         """
         if split not in self._opened:
             title = f'{self.name} {split}'
-            self._opened[split] = Images(title, self._open(split), self.in_memory)
+            with waiting(f'opening {title}'):
+                self._opened[split] = Images(title, self._open(split), self.in_memory)
         return self._opened[split]
 
     def _open(self, split: str) -> Source:
@@ -113,7 +115,8 @@ class Images:
         """
         if not self.in_memory or self.stored.in_memory:
             return self.stored
-        return _decoded(self.stored, self.title)
+        with waiting(f'reading all images of {self.title}'):
+            return _decoded(self.stored, self.title)
 
     def name(self, index: int) -> str:
         """What to call an image: its file, or its number."""
@@ -159,10 +162,11 @@ class Images:
         shape = len(self), *self.image_shape, 3
         _refuse_beyond_memory(math.prod(shape), self.title, 'data.crop_on=device')
         pixels, unreadable = np.empty(shape, np.uint8), []
-        for numbers in _by_parts(len(self)):
-            (images, _), faults = read_or_replace(self.source, numbers, min_side=min_side)
-            pixels[numbers] = images
-            unreadable.append(faults[faults >= 0])
+        with waiting(f'reading all images of {self.title}'):
+            for numbers in _by_parts(len(self)):
+                (images, _), faults = read_or_replace(self.source, numbers, min_side=min_side)
+                pixels[numbers] = images
+                unreadable.append(faults[faults >= 0])
         return pixels, np.concatenate(unreadable)
 
     def part(self, count: int, *, seed: int) -> 'Images':

@@ -20,6 +20,7 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.memory import program_bytes, refuse_shortage, tree_bytes
 from bagssl_jax.models import Networks, init_variables, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated, sharded_shapes
+from bagssl_jax.progress import waiting
 from bagssl_jax.runs import Run
 
 Variables = Mapping[str, Any]
@@ -46,7 +47,8 @@ def load_encoder(run: Run, *, chunk: int, mesh: Mesh | None = None) -> 'FrozenEn
     networks, geometry = make_networks(config), PatchGeometry.of(config['patches'])
     mesh = make_mesh(jax.local_devices()) if mesh is None else mesh
     shapes = jax.eval_shape(lambda: init_variables(networks, 0, side=geometry.input_side))
-    step, variables = restore_items(run, sharded_shapes(shapes, replicated(mesh)))
+    with waiting(f'reading the checkpoint of {run}'):
+        step, variables = restore_items(run, sharded_shapes(shapes, replicated(mesh)))
     chunk = math.ceil(chunk / mesh.size) * mesh.size
     return FrozenEncoder(networks, variables, geometry, mesh, chunk, step)
 
@@ -202,13 +204,14 @@ class FrozenEncoder:
         if asked in self._fitting:
             return
         pixels = (self.chunk, *shape, 3)
-        compiled = embed_chunk.lower(
-            self.networks,
-            self.variables,
-            jax.ShapeDtypeStruct(pixels, np.uint8, sharding=batch_sharded(self.mesh)),
-            spaces=tuple(spaces),
-            flip=flip,
-        ).compile()
+        with waiting(f'compiling the encoder for patches of {shape[0]}x{shape[1]} pixels'):
+            compiled = embed_chunk.lower(
+                self.networks,
+                self.variables,
+                jax.ShapeDtypeStruct(pixels, np.uint8, sharding=batch_sharded(self.mesh)),
+                spaces=tuple(spaces),
+                flip=flip,
+            ).compile()
         parameters = tree_bytes(self.variables)
         are_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(self.variables))
         needed = program_bytes(compiled, self.mesh.devices.flat[0].platform)
@@ -267,7 +270,8 @@ class FrozenEncoder:
 
     def untrained(self, seed: int) -> 'FrozenEncoder':
         """The same networks as a training with this seed begins with them."""
-        variables = init_variables(self.networks, seed, side=self.geometry.input_side)
+        with waiting('making an untrained encoder'):
+            variables = init_variables(self.networks, seed, side=self.geometry.input_side)
         return self.with_variables(jax.device_put(variables, replicated(self.mesh)))
 
     def with_variables(self, variables: Variables) -> 'FrozenEncoder':

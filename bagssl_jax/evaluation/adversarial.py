@@ -22,6 +22,7 @@ from bagssl_jax.models import Networks
 from bagssl_jax.parallel import batch_sharded, dealt, own_part
 from bagssl_jax.probes.attacks import noisy, pgd
 from bagssl_jax.probes.scores import ranks
+from bagssl_jax.progress import waiting
 
 AT_ONCE = 1024  # images that are held at a time, of which those that still stand are attacked on
 NONE = 'none'
@@ -194,7 +195,8 @@ class _Target:
         """Raises InputError where a program does not fit into the memory that there is."""
         if (name := str((program, how))) in self._fitting:
             return
-        compiled = program.lower(*arguments, **how).compile()
+        with waiting('compiling an attack'):
+            compiled = program.lower(*arguments, **how).compile()
         parameters = tree_bytes(self._model.variables)
         needed = program_bytes(compiled, self._mesh.devices.flat[0].platform)
         refuse_shortage(

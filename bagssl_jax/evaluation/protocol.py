@@ -52,7 +52,7 @@ def evaluate(plan: Plan, run: Run) -> None:
         disable=not processes.is_first(),
     ) as progress:
         for one in plan.passes:
-            progress.set_postfix_str(one.view)
+            progress.set_postfix_str(f'embedding {_words(one.view)}')
             chunked = {
                 name: encoder.with_chunk(own_part(one.chunk)) for name, encoder in encoders.items()
             }
@@ -73,6 +73,7 @@ def evaluate(plan: Plan, run: Run) -> None:
                 _warn_of_classes(train_labels, test_labels, plan.train.class_names)
             for key, features in train_features.items():
                 name, space, representation = key
+                progress.set_postfix_str(f'probing {space} of {_words(one.view)}, {name}')
                 case = Case(
                     features,
                     train_labels,
@@ -136,6 +137,10 @@ def _embed_crops(encoder: FrozenEncoder, space: str, flip: bool, crops: np.ndarr
     """uint8 [b h w 3] -> float32 [b d]."""
     vectors = encoder.embed_bags(crops[:, None], (space,), flip=flip)
     return np.asarray(vectors[space])[:, 0]
+
+
+def _words(view: str) -> str:
+    return {'bag': 'bags', 'whole': 'whole images', 'center': 'center crops'}[view]
 
 
 def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 from bagssl_jax import processes
+from bagssl_jax.progress import waiting
 from bagssl_jax.reporting.found import read_run
 from bagssl_jax.reporting.page import page
 from bagssl_jax.runs import Run
@@ -18,7 +19,8 @@ def end_with_report(run: Run) -> None:
       InputError: it cannot be written.
     """
     if processes.is_first():
-        write_report(run)
+        with waiting('writing the report'):
+            write_report(run)
         print(f'report: {run.directory / NAME}', file=sys.stderr)
 
 

@@ -26,6 +26,7 @@ from bagssl_jax.errors import (
     alike,
 )
 from bagssl_jax.parallel import batch_sharded, prefetch_to_devices, stack_sharded
+from bagssl_jax.progress import waiting
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
 from bagssl_jax.signals import Deferral
@@ -65,16 +66,17 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
     longest = min(config.train.steps_per_execution, total)
     execute = make_execute(training.step, longest=longest)
     look_at = make_look(training.spread, longest=longest)
-    check_execution(
-        config,
-        execute,
-        state,
-        training.inputs,
-        training.shared,
-        training.images,
-        training.mesh,
-        longest=longest,
-    )
+    with waiting('compiling the training step, which can take minutes'):
+        check_execution(
+            config,
+            execute,
+            state,
+            training.inputs,
+            training.shared,
+            training.images,
+            training.mesh,
+            longest=longest,
+        )
 
     def is_monitored(step):
         return monitor is not None and step % training.monitor_every == 0
@@ -94,7 +96,9 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
         skipped, highest, sound = 0, 0.0, None  # sound: the last step saved that was not collapsed
         keys = ('unlogged', 'unreadable')
-        if restored := checkpoints.restore_newest(to_items(state), keys):
+        with waiting('reading the checkpoint'):
+            restored = checkpoints.restore_newest(to_items(state), keys)
+        if restored:
             start, items, position = restored
             state, unlogged = from_items(items), position['unlogged']
             unreadable = set(position['unreadable'])
@@ -146,7 +150,10 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
 
         def look(step):
             # Several processes look together, to the end.
-            with contextlib.nullcontext() if several else signals.breaking_off():
+            with (
+                contextlib.nullcontext() if several else signals.breaking_off(),
+                waiting('embedding images for kNN'),
+            ):
                 if found := monitor(state.online['encoder']):
                     recorder.log(step, found)
 
@@ -160,7 +167,9 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
         ahead = 1 if several and jax.default_backend() == 'cpu' else 2
         for steps in plan():
             done, step = steps[0] - 1, steps[-1]
-            inputs, found, error = _drawn(batches)
+            is_new = done == start
+            with waiting('making the first batch') if is_new else contextlib.nullcontext():
+                inputs, found, error = _drawn(batches)
             heard = hear(next(turns), signals=signals.seen, unreadable=found, error=error)
             error = heard.error
             try:
@@ -178,9 +187,10 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             under_way.append((steps, metrics))
             recorder.advance(len(steps))
             jax.block_until_ready(under_way[-ahead:][0][1])
-            if done == start:
+            if is_new:
                 # Until here a signal ends the program at once: what takes minutes is to compile.
-                jax.block_until_ready(look_at(state, inputs, len(steps), training.shared))
+                with waiting('compiling what else is logged'):
+                    jax.block_until_ready(look_at(state, inputs, len(steps), training.shared))
                 signals.begin()
             due = step == total or step % config.train.checkpoint_every == 0
             log = step == total or step % config.train.log_every == 0

@@ -27,6 +27,7 @@ from bagssl_jax.parallel import (
     sharded_shapes,
     to_global,
 )
+from bagssl_jax.progress import waiting
 from bagssl_jax.training.fit import check_shapes
 from bagssl_jax.training.nonfinite import ON_NONFINITE
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
@@ -94,7 +95,8 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     Raises:
       InputError: the configuration cannot be carried out.
     """
-    mesh = make_mesh()
+    with waiting('looking for devices'):
+        mesh = make_mesh()
     check_settings(config, mesh)
     images = dataset.images(config.data.train_split)
     random_crops = _make_crops(config, images)
@@ -109,6 +111,8 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         shared['resident'], unreadable = load_resident(
             images, mesh, min_side=random_crops.min_side, on_error=config.data.on_error
         )
+    with waiting('making the networks'):
+        state = to_global(program.init(), mesh)
     return Training(
         mesh,
         images,
@@ -116,7 +120,7 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         program.total_steps,
         program.monitor_every,
         program.schedule,
-        to_global(program.init(), mesh),
+        state,
         program.step,
         program.spread,
         program.inputs,

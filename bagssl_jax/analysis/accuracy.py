@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tqdm
@@ -101,7 +101,6 @@ def score_taken(
             )
             for key, features in train_x.items():
                 encoder, _, representation = key
-                progress.set_postfix_str(f'probing {encoder}')
                 about = {'encoder': encoder, **one.about, **representation._asdict()}
                 case = Case(
                     features,
@@ -112,13 +111,18 @@ def score_taken(
                     about=about,
                     seed=seed,
                 )
-                found = score_all(case, {name: {} for name in probes}, ('all',))
+                tell = _teller(progress, encoder)
+                found = score_all(case, {name: {} for name in probes}, ('all',), tell)
                 rows += [
                     {**about, **{key: row[key] for key in KEPT}}
                     for row, _ in found
                     if row['probe'] in probes
                 ]
     return rows
+
+
+def _teller(progress: tqdm.tqdm, encoder: str) -> Callable[[str], None]:
+    return lambda probe: progress.set_postfix_str(f'{PROBES[probe]}, {encoder}')
 
 
 def patch_sizes(

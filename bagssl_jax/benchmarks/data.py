@@ -17,6 +17,7 @@ from bagssl_jax.data.cut import Pixels, cut
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.parallel import batch_sharded, global_arrays
+from bagssl_jax.progress import waiting
 from bagssl_jax.training.setup import set_up
 
 
@@ -133,8 +134,9 @@ def _pillow(config: ConfigDict, decoded: Pixels) -> PillowPipeline:
 def _measured(
     stage: str, work: Callable[[], Any], size: int, count: int, at_least: float, **more: Any
 ) -> dict[str, Any]:
-    work()  # compiles, fills caches
-    rates = _rates(work, size, count, at_least)
+    with waiting(f'timing {stage}'):
+        work()  # compiles, fills caches
+        rates = _rates(work, size, count, at_least)
     print_row('data', stage, {**rates, **more})
     return rates
 

@@ -1,6 +1,7 @@
 """How fast a frozen encoder is here: its forward pass alone, and from images to embeddings."""
 
 import contextlib
+import functools
 import itertools
 import math
 import time
@@ -24,6 +25,7 @@ from bagssl_jax.embedding.folder import CutBag, cut_ahead
 from bagssl_jax.errors import InputError
 from bagssl_jax.models import init_variables, make_networks
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated
+from bagssl_jax.progress import waiting
 
 SPACE = 'h'
 
@@ -66,16 +68,19 @@ def run(config: ConfigDict) -> None:
         encoder.networks, encoder.variables, patches, spaces=(SPACE,), flip=False
     )
     forward = compile_measured(traced, f'{chunk} patches', mesh=mesh, rate=rate)
-    alone = summary(
-        clocked(lambda: forward.run(encoder.variables, patches), warm=2, steps=settings.steps)
-    )
+    with waiting(f'timing {settings.steps:,} forward passes'):
+        advance = functools.partial(forward.run, encoder.variables, patches)
+        alone = summary(clocked(advance, warm=2, steps=settings.steps))
     print_row('embed', 'forward', {**alone, **forward.row(alone['seconds'], **of_pass)})
 
     list(encoder.embed_each(itertools.repeat(first, math.ceil(CHUNKS * chunk / count)), SPACE))
     images, waits = math.ceil(settings.steps * chunk / count), []
     start, start_cores = time.perf_counter(), core_seconds()
     numbers = [i % len(source) for i in range(images)]
-    with contextlib.closing(cut_ahead(source, encoder, count, numbers)) as bags:
+    with (
+        waiting(f'embedding {images:,} images'),
+        contextlib.closing(cut_ahead(source, encoder, count, numbers)) as bags,
+    ):
         done = sum(1 for _ in encoder.embed_each(_patches(bags, waits), SPACE))
     elapsed = time.perf_counter() - start
     seconds = elapsed / (done * count / chunk)

@@ -15,6 +15,7 @@ from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.evaluation.passes import Pass
 from bagssl_jax.evaluation.plan import Plan, make_plan
 from bagssl_jax.evaluation.scoring import Case, score_all
+from bagssl_jax.progress import waiting
 
 ENCODERS = ('trained', 'untrained')  # a probe embeds every image with both
 PATCHES = 16  # a bag, of which alignment is
@@ -47,11 +48,13 @@ def run(config: ConfigDict) -> None:
     encoder = untrained_encoder(config)
     part = plan.train.part(config.benchmark.probe.images, seed=config.seed)
     for one in plan.passes:
-        _embedding(plan, one, encoder.with_chunk(one.chunk), part)
+        with waiting(f'embedding for the view {one.view}'):
+            _embedding(plan, one, encoder.with_chunk(one.chunk), part)
     case = _made_up(plan, encoder.width)
     cases = len(ENCODERS) * len(plan.spaces) * sum(len(one.layout.weights) for one in plan.passes)
     for name, settings in plan.probes.items():
-        first, second = (_scoring(case, {name: settings}, plan.labels) for _ in range(2))
+        with waiting(f'fitting {name} twice'):
+            first, second = (_scoring(case, {name: settings}, plan.labels) for _ in range(2))
         row = {
             'seconds': second,
             'first_seconds': first,

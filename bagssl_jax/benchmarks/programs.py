@@ -9,6 +9,7 @@ import jax
 
 from bagssl_jax.errors import InputError, out_of_memory
 from bagssl_jax.memory import program_bytes
+from bagssl_jax.progress import waiting
 
 
 def compile_program(lowered: jax.stages.Lowered, what: str) -> tuple[jax.stages.Compiled, float]:
@@ -23,7 +24,8 @@ def compile_program(lowered: jax.stages.Lowered, what: str) -> tuple[jax.stages.
     """
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        with waiting(f'compiling {what}'):
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if shortage := out_of_memory(error):
             raise InputError(f'{what}: {shortage}') from None

@@ -18,6 +18,7 @@ from bagssl_jax.benchmarks.timing import (
 )
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.errors import check_known
+from bagssl_jax.progress import waiting
 from bagssl_jax.training.loop import input_batches
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.steps import Inputs
@@ -70,10 +71,12 @@ def run(config: ConfigDict) -> None:
 
         alone = None
         if 'step' in settings.stages:
-            alone = row(clocked(lambda: advance(inputs), warm=2, steps=settings.steps))
+            with waiting(f'timing {settings.steps:,} steps alone'):
+                alone = row(clocked(lambda: advance(inputs), warm=2, steps=settings.steps))
             print_row('train', 'step', alone)
         if 'total' in settings.stages:
-            seconds, waited, cores = _with_pipeline(config, advance, batches)
+            with waiting(f'timing {settings.steps:,} steps with the pipeline'):
+                seconds, waited, cores = _with_pipeline(config, advance, batches)
             found = row(seconds)
             more = {
                 'share_waiting': waited / seconds.sum(),

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -52,7 +52,7 @@ def evaluate(plan: Plan, run: Run) -> None:
         disable=not processes.is_first(),
     ) as progress:
         for one in plan.passes:
-            progress.set_postfix_str(f'embedding {_words(one.view)}')
+            progress.set_postfix_str(f'embedding {_words(one.view, one.layout.count)}')
             chunked = {
                 name: encoder.with_chunk(own_part(one.chunk)) for name, encoder in encoders.items()
             }
@@ -73,7 +73,6 @@ def evaluate(plan: Plan, run: Run) -> None:
                 _warn_of_classes(train_labels, test_labels, plan.train.class_names)
             for key, features in train_features.items():
                 name, space, representation = key
-                progress.set_postfix_str(f'probing {space} of {_words(one.view)}, {name}')
                 case = Case(
                     features,
                     train_labels,
@@ -92,7 +91,9 @@ def evaluate(plan: Plan, run: Run) -> None:
                     seed=plan.seed,
                     fresh_crops=_fresh_crops(plan, one, chunked[name], space, len(train_labels)),
                 )
-                scored = score_all(case, plan.probes, plan.labels)
+                subject = f'{space} of {_words(one.view, representation.patches)}, {name}'
+                tell = _teller(progress, subject)
+                scored = score_all(case, plan.probes, plan.labels, tell)
                 rows += [outcome.row for outcome in scored]
                 heads += heads_of(scored, Key(*key), chunked[name], one)
             found = {'dataset': plan.dataset.name, 'step': trained.step, 'rows': rows}
@@ -139,8 +140,14 @@ def _embed_crops(encoder: FrozenEncoder, space: str, flip: bool, crops: np.ndarr
     return np.asarray(vectors[space])[:, 0]
 
 
-def _words(view: str) -> str:
-    return {'bag': 'bags', 'whole': 'whole images', 'center': 'center crops'}[view]
+def _teller(progress: tqdm.tqdm, subject: str) -> Callable[[str], None]:
+    return lambda probe: progress.set_postfix_str(f'{probe} of {subject}')
+
+
+def _words(view: str, patches: int) -> str:
+    if view == 'bag':
+        return f'bags of {patches}'
+    return {'whole': 'whole images', 'center': 'center crops'}[view]
 
 
 def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:

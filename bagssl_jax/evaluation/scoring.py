@@ -45,7 +45,10 @@ class Scored(NamedTuple):
 
 
 def score_all(
-    case: Case, probes: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
+    case: Case,
+    probes: Mapping[str, Mapping[str, Any]],
+    labels: Sequence[str],
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Scored]:
     """The rows of one set of features: for each of `labels`, then of what takes all images.
 
@@ -53,6 +56,7 @@ def score_all(
       case: the features, of all images of the training split.
       probes: names, keys of `PROBES`, with the settings of each.
       labels: which images of the training split to learn from, as `check_labels` has them.
+      tell: is called with the name of each probe before it begins.
 
     Raises:
       InputError: what the probes refuse, or labels that are not there.
@@ -62,9 +66,11 @@ def score_all(
         given = _few(case, part)
         for name, settings in probes.items():
             if PROBES[name].few_labels:
+                tell(name)
                 found += _scored(given, name, settings)
     for name, settings in probes.items():
         if not PROBES[name].few_labels:
+            tell(name)
             found += _scored(case, name, settings)
     return found
 

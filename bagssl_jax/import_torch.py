@@ -21,7 +21,8 @@ between them, in the layouts of VICReg, Barlow Twins, solo-learn and EMP-SSL. Th
                   encoder_q; nested dictionaries are joined by dots: student.module.backbone
 
 Bottlenecks are torchvision's (version 1.5). A FILE that is not .safetensors needs PyTorch:
-pip install '.[torch]'. The second command writes torchvision's names, and needs no PyTorch.
+pip install '.[torch]'. The second command writes torchvision's names, and needs no PyTorch; of such
+a file, --arch, --stem, --mean and --std need not be given again.
 """
 
 from collections.abc import Callable
@@ -35,8 +36,8 @@ OPTIONS = {
     'arch': '',
     'prefix': '',
     'stem': '',
-    'mean': (0.485, 0.456, 0.406),
-    'std': (0.229, 0.224, 0.225),
+    'mean': (),
+    'std': (),
 }
 
 

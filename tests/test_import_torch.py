@@ -249,6 +249,26 @@ def test_what_was_exported_is_what_was_imported(imported, tmp_path, capsys):
     assert (notes['stem'], notes['mean'], notes['step']) == ('imagenet', str(MEAN), '0')
 
 
+def test_what_was_exported_says_how_it_is_imported(tmp_path, program):
+    file, out = str(tmp_path / 'vicreg.safetensors'), str(tmp_path / 'out.safetensors')
+    save_file(flat(weights('resnet18', stem='cifar')), file)
+    own = {'mean': (0.5, 0.25, 0.125), 'std': (0.25, 0.5, 0.75), 'stem': 'cifar_pad2'}
+    transfer(**flags(tmp_path / 'run', checkpoint=file, **own))
+    transfer(**flags(tmp_path / 'run', export=out))
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    assert program('import_torch', f'--checkpoint={out}', f'--workdir={first}')[0] == 0
+    encoder = Run.at(first).read_config()['encoder']
+    assert (encoder['mean'], encoder['std']) == (own['mean'], own['std'])
+    assert (encoder['name'], encoder['resnet18']['stem']) == ('resnet18', 'cifar_pad2')
+    status, said, _ = program(
+        'import_torch', f'--checkpoint={out}', f'--workdir={second}', '--mean=0.5,0.5,0.5'
+    )
+    assert status == 0
+    assert f'mean (0.5, 0.5, 0.5) as given, where {out} says (0.5, 0.25, 0.125)\n' in said
+    encoder = Run.at(second).read_config()['encoder']
+    assert (encoder['mean'], encoder['std']) == ((0.5, 0.5, 0.5), own['std'])
+
+
 def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
     config = shrunk('--config.encoder.name=resnet18')
     variables = linen(weights('resnet18', stem='cifar'), stem='cifar')

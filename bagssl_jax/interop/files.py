@@ -27,6 +27,21 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
     return _read_safetensors(path) if path.endswith('.safetensors') else _read_pickle(path)
 
 
+def read_notes(path: str) -> dict[str, str]:
+    """The metadata of a .safetensors file; {} of any other.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    if not path.endswith('.safetensors'):
+        return {}
+    try:
+        with safetensors.safe_open(path, 'numpy') as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'--checkpoint={path} cannot be read: {error}') from None
+
+
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
     """Writes a .safetensors file, with `notes` as its metadata.
 

@@ -17,7 +17,7 @@ from flax import linen as nn
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.defaults import check_ranges, get_config
 from bagssl_jax.errors import InputError, check_known
-from bagssl_jax.interop.files import read_arrays, write_arrays
+from bagssl_jax.interop.files import read_arrays, read_notes, write_arrays
 from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
 from bagssl_jax.interop.projectors import find_projector
@@ -27,6 +27,7 @@ from bagssl_jax.parallel import sharded_shapes
 from bagssl_jax.runs import Run
 
 ARCHS = tuple(name for name in ENCODERS if name.startswith('resnet'))
+IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
 
 def import_checkpoint(
@@ -47,19 +48,26 @@ def import_checkpoint(
 
     Args:
       checkpoint: .safetensors, or a pickle of PyTorch.
-      arch: one of `ARCHS`.
+      arch: one of `ARCHS`; '' for what `export_checkpoint` wrote into the file, and so with `stem`,
+        `mean` and `std`.
       run: whose directory is created where it does not exist.
       prefix: of the encoder's names in the file; '' to find it, '.' where it is empty.
       stem: one of `models.resnet.STEMS`; '' for the one that has the first convolution's size.
       mean, std: what the encoder was trained to have subtracted from pixels in [0, 1], and
-        divided by, for each channel.
+        divided by, for each channel; () for ImageNet's, where the file does not say.
 
     Raises:
       InputError: the file or the settings are wrong, arrays are unknown, missing or of another
         shape, or the directory holds another run. Nothing is written then.
     """
-    check_known('--arch', arch, ARCHS)
-    arrays = read_arrays(checkpoint)
+    if arch:
+        check_known('--arch', arch, ARCHS)
+    arrays, notes = read_arrays(checkpoint), _exported(checkpoint)
+    given = {'name': arch, 'stem': stem, 'mean': tuple(mean), 'std': tuple(std)}
+    known = IMAGENET | notes | {key: value for key, value in given.items() if value}
+    if 'name' not in known:
+        check_known('--arch', arch, ARCHS)
+    arch, stem, mean, std = known['name'], known.get('stem', ''), known['mean'], known['std']
     found = find_backbone(arrays, prefix)
     _check_arch(arch, found.arrays)
     width, fitting_stem = _stem(found)
@@ -81,6 +89,9 @@ def import_checkpoint(
         checkpoints.save(0, jax.tree.map(jnp.asarray, items), {})
     taken = [found.prefix or 'names without a prefix', *(projector.modules if projector else ())]
     left_out = ', '.join(f'{k} ({n})' for k, n in found.left_out.items() if k not in taken)
+    for key, value in notes.items():
+        if known[key] != value:
+            print(f'{key} {known[key]} as given, where {checkpoint} says {value}')
     print(f'taken: {", ".join(taken)}')
     print(f'left out, with the number of arrays: {left_out or "nothing"}')
     print(f'{run}: {_described(encoder, arch, items["encoder"])}')
@@ -176,6 +187,21 @@ def _shapes(encoder: nn.Module) -> Variables:
     init = functools.partial(init_variables, Networks(encoder), side=32)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return sharded_shapes(jax.eval_shape(init, 0)['encoder'], sharding)
+
+
+def _exported(path: str) -> dict[str, Any]:
+    """What `export_checkpoint` wrote into a file: 'name', 'stem', 'mean', 'std'; {} of others."""
+    notes = read_notes(path)
+    if not {'name', 'stem', 'mean', 'std'} <= notes.keys():
+        return {}
+    try:
+        numbers = {
+            key: tuple(float(part) for part in notes[key].strip('()').split(','))
+            for key in ('mean', 'std')
+        }
+    except ValueError:  # not by this program
+        return {}
+    return {'name': notes['name'], 'stem': notes['stem'], **numbers}
 
 
 def _check_vacant(run: Run) -> None:

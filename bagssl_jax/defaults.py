@@ -47,7 +47,8 @@ def declared() -> dict[str, Any]:
 
     config.data = data = ConfigDict()
     # 'photos' (embedded), 'folder' (dir/SPLIT/CLASS/*.jpg), or a data set that
-    # bagssl_jax.prepare has prepared in dir: 'cifar10', 'imagenet_resized/64x64', 'imagenet100'
+    # bagssl_jax.prepare has prepared in dir: 'cifar10', 'imagenet_resized/64x64', 'imagenet100'; ''
+    # of an imported encoder
     data.name = 'photos'
     data.dir = ''  # local, or gs://, s3://
     data.train_split = 'train'  # TFDS notation: 'train[:10%]', 'train[:10000]'
@@ -230,6 +231,9 @@ def declared() -> dict[str, Any]:
     probe.resize = within(0, 0, 4096)
     # Side in pixels of whole and center, of images of several sizes
     probe.whole_size = within(224, 1, 4096)
+    # Whether smaller images are resized to cover it, before anything is cut: for encoders that were
+    # trained on larger images
+    probe.enlarge = False
     probe.flip = False  # embed the mirrored patch too, and take the mean
     probe.spaces = ('h',)  # 'h': embedding, 'hidden1', ...: inside the projector, 'z': projection
     # Of a bag: 'mean', 'mean_unit' (of embeddings at length 1), 'grid2', 'grid4' (the means in

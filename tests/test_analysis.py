@@ -149,10 +149,14 @@ def test_looks_after_training_are_those_that_apply(tmp_path, capsys):
 
 
 def test_an_imported_encoder_asks_for_images(refusal, tmp_path, shrunk):
-    imported = {**shrunk().to_dict(), 'imported': {'file': 'resnet.pth'}}
+    imported = {**shrunk('--config.data.name=').to_dict(), 'imported': {'file': 'resnet.pth'}}
     (tmp_path / 'config.json').write_text(json.dumps(imported))
-    line = refusal('analyze', f'--workdir={tmp_path}')
-    assert 'has no images of its own: give --images=FOLDER' in line
+    for program in ('analyze', 'probe'):
+        line = refusal(program, f'--workdir={tmp_path}')
+        assert 'has no images of its own: give --config.data.name=NAME' in line
+    # Images that are asked for are taken, also the embedded ones.
+    line = refusal('analyze', f'--workdir={tmp_path}', '--config.data.name=photos')
+    assert 'no checkpoint' in line
 
 
 def test_a_folder_of_photographs_is_looked_at_and_again_the_same(program, workdir, photographs):

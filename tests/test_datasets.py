@@ -157,6 +157,18 @@ def test_photos_are_in_memory_either_way():
         assert images.image_shape == (48, 48)
 
 
+def test_small_images_of_one_size_are_enlarged_and_no_others(directory):
+    images = Dataset('photos', '', False).images('test[:2]')
+    assert images.enlarged(48) is images
+    large = images.enlarged(96)
+    assert (large.image_shape, len(large), large.class_names) == ((96, 96), 2, images.class_names)
+    bags = next(large.bags(Whole(96, 96), batch_size=2))
+    small = next(images.bags(Whole(96, 96), batch_size=2))
+    np.testing.assert_array_equal(bags.patches, small.patches)
+    several = Dataset('folder', str(directory), False).images('train')
+    assert several.enlarged(4096) is several
+
+
 def test_what_workers_are_sent_can_be_pickled(directory):
     train = Dataset('folder', str(directory), in_memory=True).images('train')
     for source in (train.stored, train.source, train.part(2, seed=0).stored):

@@ -76,7 +76,10 @@ def analyze(config: ConfigDict, run: Run, what: str = '', folder: str = '') -> N
     names = _names(what, '--what') or _quick()
     run.check_writable()  # now, and not after hours of work
     findings.read(run)
-    subject = _photographs(config, folder) if folder else _own_images(config)
+    if folder:
+        subject = _photographs(config, folder)
+    else:
+        subject = _images_of(open_dataset(config.data), config)
     if not _take(config, run, names, subject, named=bool(what)):
         raise InputError('no look is left that applies')
     for name in [] if what else [name for name in ANALYSES if name not in names]:
@@ -213,25 +216,15 @@ def _photographs(config: ConfigDict, folder: str) -> _Subject:
     return _Subject(name, images, lambda _: images, ('', ''))
 
 
-def _own_images(config: ConfigDict) -> _Subject:
-    """Those of the data set that the configuration names.
-
-    Raises:
-      InputError: there are none.
-    """
-    if config.get('imported') and config.data.name == 'photos':  # the default, which none chose
-        raise InputError(
-            'this encoder was imported and has no images of its own: give --images=FOLDER, or '
-            '--config.data.name=NAME and --config.data.dir=DIR'
-        )
-    return _images_of(open_dataset(config.data), config)
-
-
 def _images_of(dataset: Dataset, config: ConfigDict) -> _Subject:
-    """Those of a data set; of several sizes, resized to cover a square of probe.whole_size."""
+    """Those of a data set; of several sizes, resized to cover a square of probe.whole_size.
+
+    With probe.enlarge, smaller ones too.
+    """
 
     def split(name: str) -> Images:
-        return dataset.images(name).of_one_size(config.probe.whole_size)
+        images, side = dataset.images(name), config.probe.whole_size
+        return (images.enlarged(side) if config.probe.enlarge else images).of_one_size(side)
 
     images = split(config.analysis.split or config.data.train_split)
     splits = config.probe.train_split or config.data.train_split, config.data.test_split

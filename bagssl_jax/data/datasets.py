@@ -65,7 +65,16 @@ class Dataset:
 
 
 def open_dataset(data: Mapping[str, Any]) -> Dataset:
-    """The data set that a configuration's `data` names; nothing of it is read yet."""
+    """The data set that a configuration's `data` names; nothing of it is read yet.
+
+    Raises:
+      InputError: it names none, as that of an imported encoder.
+    """
+    if not data['name']:
+        raise InputError(
+            'data.name is empty, as that of an imported encoder, which has no images of its own: '
+            'give --config.data.name=NAME and --config.data.dir=DIR; or to analyze, --images=FOLDER'
+        )
     return Dataset(data['name'], data['dir'], data['in_memory'])
 
 
@@ -172,6 +181,12 @@ class Images:
     def part(self, count: int, *, seed: int) -> 'Images':
         """So many of the images, drawn at random, in their order; all where there are fewer."""
         return dataclasses.replace(self, stored=Part(self.stored, count, seed=seed))
+
+    def enlarged(self, side: int) -> 'Images':
+        """These images, where they are of one size and smaller, resized to cover a square."""
+        if not self.image_shape or min(self.image_shape) >= side:
+            return self
+        return dataclasses.replace(self, stored=CoveringSource(self.stored, side))
 
     def of_one_size(self, side: int) -> 'Images':
         """These images where they are of one size; else resized to cover a square of that side."""

@@ -55,8 +55,9 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
     """
     check_settings(config)
     probe = config.probe
-    train = _labelled(dataset, probe.train_split or config.data.train_split)
-    test = _labelled(dataset, config.data.test_split)
+    side = probe.whole_size if probe.enlarge else 0
+    train = _labelled(dataset, probe.train_split or config.data.train_split).enlarged(side)
+    test = _labelled(dataset, config.data.test_split).enlarged(side)
     return Plan(
         dataset=dataset,
         train=train,

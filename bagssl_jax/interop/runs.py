@@ -134,12 +134,14 @@ def imported_config(
 
     The images that the encoder is probed on are set where it is probed. Patches are a quarter of
     the image's area, and resized to what such encoders were trained on: 224 pixels with
-    ImageNet's stem, 32 with CIFAR's. There is no projector yet.
+    ImageNet's stem, to which smaller images are enlarged too, and 32 with CIFAR's. There is no
+    projector yet.
 
     Raises:
       InputError: a number out of its range.
     """
     config = get_config()
+    config.data.name = ''
     config.patches.resize = 224 if stem == 'imagenet' else 32
     config.encoder.name = arch
     config.encoder[arch].width = width
@@ -147,6 +149,7 @@ def imported_config(
     config.encoder.mean = tuple(mean)
     config.encoder.std = tuple(std)
     config.projector.widths = ()
+    config.probe.enlarge = stem == 'imagenet'
     config.probe.views = ('bag', 'center', 'whole')
     config.probe.batch_size = 256
     check_ranges(config := config.to_dict())

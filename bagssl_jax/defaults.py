@@ -55,7 +55,8 @@ def declared() -> dict[str, Any]:
     data.test_split = 'test'  # that probes are scored on
     data.in_memory = False  # decode every image once, at the start; needs images of one size
     data.batch_size = within(128, 1, 10**6)  # images a step, over all devices
-    data.workers = within(0, 0, 256)  # processes that read and crop; 0: threads of the main process
+    # Processes that read and crop, of a probe's few images fewer; 0: threads of the main process
+    data.workers = within(0, 0, 256)
     # Where training patches are cut: on the 'host'; on the 'device', which is sent whole images;
     # 'resident', there, out of all images, which lie there from the start. For small images
     data.crop_on = 'host'

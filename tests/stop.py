@@ -53,7 +53,8 @@ def phases(root):
     yield Phase('main, probing', ('main', *CONFIG, workdir), 'probe:')
     yield Phase('probe, importing', probe, delay=1)
     yield Phase('probe, embedding', probe, 'probe:')
-    yield Phase('probe, with workers', (*probe, workers), 'probe:', 3)
+    many = '--config.data.train_split=train'  # fewer images have no workers
+    yield Phase('probe, with workers', (*probe, workers, many), 'probe:', 3)
     sgd = (*probe, '--config.probe.probes=sgd', '--config.probe.sgd.epochs=20000')
     yield Phase('probe, fitting', sgd, 'probe:', 3)
     yield Phase('analyze, importing', analyze, delay=1)

@@ -218,7 +218,8 @@ def test_a_source_smaller_than_a_batch_is_refused(source):
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('make_source', [lambda source: source, FilesSource])
-def test_bags_come_once_each_and_in_order(source, make_source, workers):
+def test_bags_come_once_each_and_in_order(source, make_source, workers, monkeypatch):
+    monkeypatch.setattr(pipeline, 'IMAGES_PER_WORKER', 10)
     view = GridPatches(GEOMETRY, grid_places(4))
     batches = list(pipeline.bag_batches(make_source(source), view, batch_size=5, workers=workers))
     assert [len(batch.labels) for batch in batches] == [5, 5, 5, 5, 2]
@@ -227,6 +228,20 @@ def test_bags_come_once_each_and_in_order(source, make_source, workers):
     np.testing.assert_array_equal(patches[:, 0], source.images[:, :4, :4])
     np.testing.assert_array_equal(patches[:, 3], source.images[:, 4:, 4:])
     assert len(unreadable) == 0
+
+
+def test_few_images_are_not_worth_a_worker(source, monkeypatch):
+    asked = []
+    real = pipeline.prefetched
+    monkeypatch.setattr(
+        pipeline,
+        'prefetched',
+        lambda batches, threads, workers: asked.append(workers) or real(batches, threads, 0),
+    )
+    for each in (pipeline.IMAGES_PER_WORKER, 10):
+        monkeypatch.setattr(pipeline, 'IMAGES_PER_WORKER', each)
+        list(pipeline.bag_batches(source, Whole(4, 4), batch_size=5, workers=8))
+    assert asked == [0, 2]
 
 
 def test_unreadable_images_have_no_bag(source):

@@ -24,6 +24,8 @@ from bagssl_jax.errors import InputError, check_known
 # Where training patches are cut: here; by what takes the batches; by that, which has all images.
 CROP_ON = ('host', 'device', 'resident')
 ON_ERROR = ('stop', 'skip')  # at an unreadable image: raise its error, or leave it out
+# Of a pass, without which a worker process takes longer to start than it would work.
+IMAGES_PER_WORKER = 500
 
 
 class TrainBatch(NamedTuple):
@@ -118,7 +120,7 @@ def bag_batches(
       source: images.
       view: what of an image is embedded.
       batch_size: images.
-      workers: as in `train_batches`.
+      workers: as in `train_batches`, at most: few images have fewer.
       on_error: one of `ON_ERROR`. 'stop' raises the error of an unreadable image, 'skip' leaves
         such images out and gives their numbers.
       numbers: int [n], the images to take, in this order; None for all of the source.
@@ -129,6 +131,7 @@ def bag_batches(
     """
     check_known('on_error', on_error, ON_ERROR)
     numbers = np.arange(len(source)) if numbers is None else numbers
+    workers = min(workers, len(numbers) // IMAGES_PER_WORKER)
     batched = grain.MapDataset.source(numbers).batch(batch_size)
     batches = prefetched(batched.map(_ViewPatches(source, view)), _threads(source), workers)
     with contextlib.closing(batches):

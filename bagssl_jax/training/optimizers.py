@@ -20,8 +20,8 @@ def warmup_cosine(
     """
     if warmup_steps >= total_steps:
         raise InputError(
-            f'a warm-up of {warmup_steps} steps leaves nothing of the {total_steps} steps of '
-            'training: lower optimizer.warmup_epochs'
+            f'a warm-up of {warmup_steps:,} steps leaves nothing of the {total_steps:,} steps of '
+            'training: lower --config.optimizer.warmup_epochs (0: none), or train longer'
         )
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else peak,

@@ -68,7 +68,8 @@ def declared() -> dict[str, Any]:
     patches.scale = share(0.25)  # share of the image's area
     patches.resize = within(0, 0, 4096)  # side in pixels that a patch is resized to; 0: as cut
 
-    config.crops = 'fixed'  # training crops: 'fixed', as above, or 'multiscale', as below
+    # Training crops: 'fixed', as above, or 'multiscale' or 'multicrop', as below
+    config.crops = 'fixed'
 
     config.multiscale = multiscale = ConfigDict()  # as torchvision's RandomResizedCrop
     # Share of the area, smallest and largest
@@ -77,6 +78,16 @@ def declared() -> dict[str, Any]:
     multiscale.ratio = within((3 / 4, 4 / 3), 0.01, 100, items=2, ascending=True)
     # Of the resize: 'area' where it shrinks, linear where it grows, or 'bicubic', as Pillow's
     multiscale.interpolation = 'area'
+
+    # Of patches.count, some global crops, and local ones of patches.resize pixels: SwAV's, DINO's
+    config.multicrop = multicrop = ConfigDict()
+    multicrop.global_count = within(2, 1, 4096)  # the others are local
+    multicrop.global_resize = within(0, 0, 4096)  # side in pixels; theirs is 224, of local ones 96
+    # Share of the area, smallest and largest: DINO's
+    multicrop.global_scale = above((0.4, 1.0), 0, 1, items=2, ascending=True)
+    multicrop.local_scale = above((0.05, 0.4), 0, 1, items=2, ascending=True)  # likewise
+    multicrop.ratio = within((3 / 4, 4 / 3), 0.01, 100, items=2, ascending=True)  # width / height
+    multicrop.interpolation = 'area'  # as in multiscale
 
     config.augment = augment = ConfigDict()  # probabilities are per patch
     augment.flip = share(0.5)  # probability of a horizontal flip

@@ -4,13 +4,17 @@
         --config.data.dir=DIRECTORY_OF_PREPARED_TFDS_DATA_SETS
 
 Arguments, separated by commas: the objective (any that bagssl_jax/defaults.py lists), and of
-`multiscale` and `small` what is wanted.
+`multiscale` or `multicrop`, and `small`, what is wanted.
 
 `tcr` is EMP-SSL's recipe to the letter: configs/emp_ssl.py. The others differ from it in the
 objective, a projector of three times 2048, LARS instead of LARC and a warm-up; `sigreg` in what its
 authors' example has. All want an accelerator.
 
 `multiscale` trains on RandomResizedCrop instead of patches of one scale: the usual baseline.
+`multicrop`, as in `vicreg,multicrop`, on two global crops and six local ones, of half their side
+and of DINO's shares of the area (arXiv 2104.14294). BYOL's momentum network sees the global ones
+alone, SIGReg's bags agree with the mean of these, and all other objectives take the eight for a
+bag. Bags are then probed by patches as before, resized to the local side; whole images are 32x32.
 `small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images. `tcr,small`
 (2 CPU cores, 2026-11-23, commit 17ada26), top-1 on all test images of bags of 1 / 4 / 16 patches:
 linear .565 / .611 / .655, kNN .514 / .547 / .566; untrained, .335 / .371 / .425 and
@@ -27,7 +31,8 @@ from ml_collections import ConfigDict
 from bagssl_jax.errors import InputError
 from configs import default, emp_ssl
 
-OPTIONS = ('multiscale', 'small')
+CROPS = ('multiscale', 'multicrop')
+OPTIONS = (*CROPS, 'small')
 
 
 def get_config(arguments: str = 'tcr') -> ConfigDict:
@@ -44,7 +49,10 @@ def get_config(arguments: str = 'tcr') -> ConfigDict:
     if chosen == ['tcr'] and 'small' not in words:
         config = emp_ssl.get_config('cifar10')
     config.objective.name = chosen[0]
-    config.crops = 'multiscale' if 'multiscale' in words else 'fixed'
+    crops = [word for word in words if word in CROPS] or ['fixed']
+    if len(crops) > 1:
+        raise InputError(f'{arguments!r} names {len(crops)} kinds of crops: choose one')
+    config.crops = crops[0]
     config.multiscale.scale = (0.2, 1.0)
     config.data.name = 'cifar10'
     config.data.in_memory = True
@@ -55,7 +63,16 @@ def get_config(arguments: str = 'tcr') -> ConfigDict:
         _resnet(config)
         if chosen == ['sigreg']:
             _lejepa(config)
+    if crops == ['multicrop']:
+        _multicrop(config, side=24 if 'small' in words else 32)
     return config
+
+
+def _multicrop(config: ConfigDict, side: int) -> None:
+    config.patches.count = 8
+    config.multicrop.global_count = 2
+    config.multicrop.global_resize = side  # with 24, the pixels of eight patches of 16x16
+    config.patches.resize = side // 2  # of local crops
 
 
 def _resnet(config: ConfigDict) -> None:

@@ -130,10 +130,10 @@ RANGES = {'scale': (0.3, 1.0), 'ratio': (0.75, 1.5), 'interpolation': 'area'}
 
 def test_crops_are_made_of_the_configuration():
     fixed = crops.make_crops('fixed', 3, GEOMETRY, {})
-    assert (fixed.count, fixed.resize) == (3, 5)
+    assert (fixed.count, fixed.sizes) == (3, ((3, 5),))
     assert (place(fixed, [40], [40])[..., 2:] == 20).all()
     multiscale = crops.make_crops('multiscale', 3, GEOMETRY, RANGES)
-    assert (multiscale.count, multiscale.resize) == (3, 5)
+    assert (multiscale.count, multiscale.sizes) == (3, ((3, 5),))
     h, w = np.moveaxis(place(multiscale, [400] * 50, [400] * 50)[..., 2:], -1, 0)
     assert (h * w).min() > 0.29 * 400**2
     assert abs(np.log(w / h) - np.log(1.125**0.5)).max() < np.log(2) / 2 + 0.02
@@ -142,7 +142,7 @@ def test_crops_are_made_of_the_configuration():
 @pytest.mark.parametrize(
     ('name', 'resize', 'message'),
     [
-        ('multi', 5, "unknown crops 'multi': choose from fixed, multiscale"),
+        ('multi', 5, "unknown crops 'multi': choose from fixed, multiscale, multicrop"),
         ('multiscale', 0, r'patches\.resize'),
     ],
 )

@@ -356,7 +356,7 @@ def test_another_configuration_in_the_workdir_is_refused(finished, shrunk):
         ('optimizer.name=adam', r"unknown optimizer 'adam': choose from sgd"),
         ('train.epochs=0', r'train.epochs=0.0 is 0 steps'),
         ('train.accumulate=3', r'16 cannot be passed by 8 devices in train.accumulate=3 parts'),
-        ('crops=random', r"unknown crops 'random': choose from fixed, multiscale"),
+        ('crops=random', r"unknown crops 'random': choose from fixed, multiscale, multicrop"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_before_anything_is_written(

@@ -153,7 +153,7 @@ def test_patches_cut_on_the_device_are_those_cut_on_the_host(source, random_crop
     for of_files, expected in zip(files, inputs, strict=True):
         for key in expected:
             np.testing.assert_array_equal(of_files.inputs[key], expected[key])
-    resize = random_crops.resize
+    [(_, resize)] = random_crops.sizes
     for patches, sent in zip(host, inputs, strict=True):
         cut = device_crops.cut(sent['images'], sent['boxes'], size=size, resize=resize)
         cut = np.asarray(cut)

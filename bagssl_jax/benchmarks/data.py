@@ -12,10 +12,9 @@ from ml_collections import ConfigDict
 from bagssl_jax.benchmarks.pillow_pipeline import PillowPipeline
 from bagssl_jax.benchmarks.timing import core_seconds, print_row
 from bagssl_jax.data import images, pipeline
-from bagssl_jax.data.crops import RandomCrops
-from bagssl_jax.data.cut import Pixels, cut
+from bagssl_jax.data.crops import FixedCrops, MultiCrops, RandomCrops, cut_boxes
+from bagssl_jax.data.cut import Pixels
 from bagssl_jax.data.datasets import open_dataset
-from bagssl_jax.data.geometry import PatchGeometry
 from bagssl_jax.parallel import batch_sharded, global_arrays
 from bagssl_jax.progress import waiting
 from bagssl_jax.training.setup import set_up
@@ -67,10 +66,15 @@ def run(config: ConfigDict) -> None:
     measured('transfer', lambda: jax.block_until_ready(global_arrays(inputs, sharding)))
     on_devices = {**global_arrays(inputs, sharding), **training.shared}
     step = measured('step', _stepper(training, on_devices))
-    peer = _pillow(config, decoded)
+    peers = _pillow(config, training.crops, decoded)
+
+    def by_pillow():
+        image = encoded[next(turns) % size]
+        return [peer.patches(image, count) for peer, count in peers]
+
     pillow = _measured(
         'pillow',
-        lambda: peer.patches(encoded[next(turns) % size], config.patches.count),
+        by_pillow,
         1,
         config.patches.count,
         seconds,
@@ -98,14 +102,13 @@ def _cutting(
         return random_crops.boxes(random_crops.draw(rng, len(decoded)), heights, widths)
 
     some = boxes()
-    resize = random_crops.resize
     if on_device:
         yield 'crop', boxes
-    elif not resize:
-        yield 'crop', lambda: cut(decoded, boxes(), resize=0)
+    elif not any(resize for _, resize in random_crops.sizes):
+        yield 'crop', lambda: cut_boxes(decoded, random_crops, boxes())
     else:
         yield 'crop', boxes
-        yield 'resize', lambda: cut(decoded, some, resize=resize)
+        yield 'resize', lambda: cut_boxes(decoded, random_crops, some)
 
 
 def _stepper(training, inputs) -> Callable[[], Any]:
@@ -120,15 +123,23 @@ def _stepper(training, inputs) -> Callable[[], Any]:
     return step
 
 
-def _pillow(config: ConfigDict, decoded: Pixels) -> PillowPipeline:
-    height, width = decoded[0].shape[:2]
-    geometry = PatchGeometry.of(config.patches)
-    if config.crops == 'multiscale':
-        scale, ratio, side = config.multiscale.scale, config.multiscale.ratio, geometry.resize
-    else:
-        side = geometry.side(height, width)
-        scale, ratio = (side**2 / (height * width),) * 2, (1.0, 1.0)
-    return PillowPipeline(config.augment, scale=scale, ratio=ratio, side=geometry.resize or side)
+def _pillow(
+    config: ConfigDict, random_crops: RandomCrops, decoded: Pixels
+) -> list[tuple[PillowPipeline, int]]:
+    """What makes the patches of each size, and how many."""
+    if isinstance(random_crops, FixedCrops):
+        height, width = decoded[0].shape[:2]
+        side = random_crops.geometry.side(height, width)
+        squares = {'scale': (side**2 / (height * width),) * 2, 'ratio': (1.0, 1.0)}
+        side = random_crops.geometry.resize or side
+        return [(PillowPipeline(config.augment, **squares, side=side), random_crops.count)]
+    parts = [random_crops]
+    if isinstance(random_crops, MultiCrops):
+        parts = [random_crops.large, random_crops.small]
+    return [
+        (PillowPipeline(config.augment, scale=p.scale, ratio=p.ratio, side=p.resize), p.count)
+        for p in parts
+    ]
 
 
 def _measured(

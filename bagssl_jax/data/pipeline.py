@@ -13,8 +13,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from bagssl_jax.data.crops import RandomCrops
-from bagssl_jax.data.cut import cut
+from bagssl_jax.data.crops import RandomCrops, cut_boxes
 from bagssl_jax.data.prefetch import ahead, prefetched
 from bagssl_jax.data.reading import read_or_replace, unreadable_image
 from bagssl_jax.data.sources import Source
@@ -32,14 +31,14 @@ class TrainBatch(NamedTuple):
     """One process's part of a global batch, of b images.
 
     Attributes:
-      inputs: {'patches': uint8 [b p s s c]}; where the device is to cut them, {'images': uint8
-        [b h w c], 'boxes': int32 [b p 4]}; where it has all images, {'numbers': int32 [b],
-        'boxes'}.
+      inputs: {'patches': uint8 [b p s s c], or a tuple of them, one a size, of crops that have
+        several}; where the device is to cut them, {'images': uint8 [b h w c], 'boxes': int32
+        [b p 4]}; where it has all images, {'numbers': int32 [b], 'boxes'}.
       unreadable: int64 [b], the numbers of images that could not be read, in whose places the next
         ones that could were taken; -1 for all others.
     """
 
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray | tuple[np.ndarray, ...]]
     unreadable: np.ndarray
 
 
@@ -219,10 +218,7 @@ class _RandomPatches(grain.transforms.RandomMap):
         boxes = self.crops.boxes(draws, heights, widths)
         if self.crop_on == 'device':
             return TrainBatch({'images': np.asarray(images), 'boxes': boxes}, unreadable)
-        patches = cut(
-            images, boxes, resize=self.crops.resize, interpolation=self.crops.interpolation
-        )
-        return TrainBatch({'patches': patches}, unreadable)
+        return TrainBatch({'patches': cut_boxes(images, self.crops, boxes)}, unreadable)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,16 +24,19 @@ class Objective(NamedTuple):
         (prediction, target, axis_name=..., key=...) -> (loss, terms). The key is the step's, and
         the same on all devices.
       target: whether the loss is of a predictor's output and a momentum network's projection.
+      centered: whether the loss takes `centers`, how many patches, the first of a bag, all others
+        are to agree with.
     """
 
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     target: bool = False
+    centered: bool = False
 
 
 OBJECTIVES: dict[str, Objective] = {
     'barlow': Objective(barlow),
     'byol': Objective(byol, target=True),
-    'sigreg': Objective(sigreg),
+    'sigreg': Objective(sigreg, centered=True),
     'simclr': Objective(simclr),
     'spectral': Objective(spectral),
     'tcr': Objective(tcr),
@@ -41,12 +44,20 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def make_objective(name: str, settings: Mapping[str, Any]) -> Objective:
+def make_objective(
+    name: str, settings: Mapping[str, Any], *, global_crops: int | None = None
+) -> Objective:
     """The objective of that name, with the `settings` bound to its loss.
+
+    Args:
+      name: one of `OBJECTIVES`.
+      settings: of the loss.
+      global_crops: how many patches, the first of a bag, are global crops, where others are local.
 
     Raises:
       InputError: an unknown name.
     """
     check_known('objective', name, OBJECTIVES)
     objective = OBJECTIVES[name]
-    return objective._replace(loss=functools.partial(objective.loss, **settings))
+    centers = {'centers': global_crops} if objective.centered else {}
+    return objective._replace(loss=functools.partial(objective.loss, **settings, **centers))

@@ -31,7 +31,9 @@ def byol(
     Args:
       prediction: the online network's predictor's output, q [b p k], p >= 2; under shard_map
         this device's images. Normalised here.
-      target: the momentum network's projection, z' [b p k], of the same patches. Normalised here.
+      target: the momentum network's projection, z' [b g k], of the same patches, or of the first g
+        of them, such as the global crops of a multi-crop: j then runs over these, as in DINO
+        (arXiv 2104.14294) and in solo-learn's BYOL. Normalised here.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
       key: of random draws, of which this objective makes none.
 
@@ -40,9 +42,11 @@ def byol(
     """
     prediction = normalized(at_least_float32(prediction))
     target = jax.lax.stop_gradient(normalized(at_least_float32(target)))
-    patches = prediction.shape[1]
-    # The cosines of q_i with all z'_j, j != i, add up to its product with their sum.
-    others = (jnp.sum(target, axis=1, keepdims=True) - target) / (patches - 1)
+    patches, targets = prediction.shape[1], target.shape[1]
+    # The cosines of q_i with all z'_j, j != i, add up to its product with their sum: g (p - 1)
+    # of them over i < p.
+    own = jnp.pad(target, ((0, 0), (0, patches - targets), (0, 0)))  # [b g k] -> [b p k]
+    others = (jnp.sum(target, axis=1, keepdims=True) - own) / ((patches - 1) * targets / patches)
     cosines = jnp.sum(prediction * others, axis=-1)  # [b p k] -> [b p]
     similarity = mean_over(jnp.mean(cosines), axis_name)
     return 4 - 4 * similarity, {'similarity': similarity}

@@ -15,6 +15,7 @@ def sigreg(
     *,
     weight: float = 0.05,
     directions: int = 1024,
+    centers: int | None = None,
     axis_name: str | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -33,7 +34,9 @@ def sigreg(
 
     As in the authors' MINIMAL.md (rbalestr-lab/lejepa), there is no teacher, nothing is normalised,
     and the mean over views, which is the bag's, is what they agree with. There lambda is .02, and
-    directions are 256.
+    directions are 256. With global and local views, all agree with the mean of the global ones, to
+    which gradients pass too, and T is of all: the paper's algorithm 2, which has local views for
+    ViTs alone.
 
     Devices add up the means of 2 x 16 numbers for each index and direction, and no projections.
 
@@ -41,6 +44,7 @@ def sigreg(
       z: projections [b p k], p >= 2; under shard_map this device's images.
       weight: lambda, in [0, 1].
       directions: how many.
+      centers: the first so many patches of a bag are those whose mean all agree with; None: all.
       axis_name: mesh axis over which the batch is sharded; None where it is not.
       key: of the directions, the same on all devices; None for those of key 0.
 
@@ -49,8 +53,8 @@ def sigreg(
     """
     z = at_least_float32(z)
     images = len(z) * axis_size(axis_name)
-    from_bag = z - jnp.mean(z, axis=1, keepdims=True)
-    invariance = mean_over(jnp.mean(from_bag**2), axis_name)
+    from_center = z - jnp.mean(z[:, :centers], axis=1, keepdims=True)
+    invariance = mean_over(jnp.mean(from_center**2), axis_name)
 
     units = unit_vectors(jax.random.key(0) if key is None else key, directions, z.shape[-1])
     along = jnp.einsum('bpk,dk->bpd', z, units.astype(z.dtype))

@@ -26,6 +26,9 @@ def vicreg(
              + variance_weight * mean_i mean_k max(0, 1 - sqrt(var_k(z_i) + 1e-4))    (eq. 1)
              + covariance_weight * 2 mean_i sum_{k != l} C(z_i)_kl^2 / K              (eqs. 3, 4)
 
+    Where crops are global and local, that is still all pairs; VICRegL (arXiv 2210.01571), also
+    theirs, has those with a global crop in them.
+
     Variances and covariances have the denominator b - 1. As in the authors' code, and unlike
     the paper's eq. 6, the variance term is the *mean* over the branches, while the covariance
     term is their *sum* at p = 2 (hence the 2 mean_i). For the paper's form double

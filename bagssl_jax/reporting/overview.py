@@ -109,6 +109,14 @@ def _patches(of: Any) -> str:
     if not of('patches.count'):
         return ''
     count, size, resize = (of(f'patches.{key}') for key in ('count', 'size', 'resize'))
+    if of('crops') == 'multicrop':
+        some, side = (of(f'multicrop.{key}') for key in ('global_count', 'global_resize'))
+        large, small = (shown(of(f'multicrop.{key}_scale')) for key in ('global', 'local'))
+        times = '\N{MULTIPLICATION SIGN}'
+        return (
+            f'{count} an image: {some} global crops of {large} of the area, resized to '
+            f'{side}{times}{side}, and local ones of {small}, resized to {resize}{times}{resize}'
+        )
     if of('crops') == 'multiscale':
         cut = f'of {shown(of("multiscale.scale"))} of the area (multi-scale crops)'
     elif size:

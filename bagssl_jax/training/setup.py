@@ -33,7 +33,7 @@ from bagssl_jax.training.nonfinite import ON_NONFINITE
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
 from bagssl_jax.training.resident import from_resident, load_resident, resident_shape
 from bagssl_jax.training.state import TrainState, create_state
-from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
+from bagssl_jax.training.steps import Cut, Inputs, make_spread_step, make_train_step
 
 MOST_STEPS = 2**31 - 2  # what the pipeline numbers, and a state counts
 
@@ -46,7 +46,8 @@ class Program(NamedTuple):
       monitor_every: steps between looks at a kNN; at least 1.
       schedule: step -> learning rate.
       networks: with a predictor where the objective has a target.
-      side: in pixels, of the patches as the networks take them.
+      side: in pixels, of the patches as the networks take them; of local ones, where some are
+        global.
       inputs: of the step: their global shapes, sharded over `mesh`, or replicated: 'resident'.
       init: makes a fresh state.
       step: (state, inputs) -> (state, metrics), as by `make_train_step`.
@@ -159,9 +160,10 @@ def make_program(
         warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
         end_factor=config.optimizer.end_factor,
     )
-    cut = _make_cut(config, geometry, image_shape)
+    random_crops = _crops_of(config)
+    cut = _make_cut(config, random_crops, geometry, image_shape)
     side = geometry.resize or geometry.size or geometry.side(*image_shape)
-    networks, objective = _make_networks(config)
+    networks, objective = _make_networks(config, random_crops)
     optimizer = make_optimizer(
         config.optimizer.name,
         config.optimizer.get(config.optimizer.name, {}),
@@ -195,7 +197,7 @@ def make_program(
         schedule=schedule,
         networks=networks,
         side=side,
-        inputs=_input_shapes(config, side, images, image_shape, mesh),
+        inputs=_input_shapes(config, random_crops, side, images, image_shape, mesh),
         init=functools.partial(
             create_state, networks, optimizer, config.seed, side=geometry.input_side
         ),
@@ -236,19 +238,28 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
 
 def _make_crops(config: ConfigDict, images: Images) -> crops.RandomCrops:
     """What places the patches, once it is known to fit the images."""
-    geometry = PatchGeometry.of(config.patches)
-    geometry.check(images.image_shape)
-    random_crops = crops.make_crops(
-        config.crops, config.patches.count, geometry, config.get(config.crops, {})
-    )
+    PatchGeometry.of(config.patches).check(images.image_shape)
+    random_crops = _crops_of(config)
     height, width = images.example_shape()
     random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
     return random_crops
 
 
+def _crops_of(config: ConfigDict) -> crops.RandomCrops:
+    return crops.make_crops(
+        config.crops,
+        config.patches.count,
+        PatchGeometry.of(config.patches),
+        config.get(config.crops, {}),
+    )
+
+
 def _make_cut(
-    config: ConfigDict, geometry: PatchGeometry, image_shape: tuple[int, int] | None
-) -> Callable[[Inputs], jax.Array]:
+    config: ConfigDict,
+    random_crops: crops.RandomCrops,
+    geometry: PatchGeometry,
+    image_shape: tuple[int, int] | None,
+) -> Cut:
     """What makes patches of the pipeline's inputs, on the device."""
     if config.data.crop_on == 'host':
         return operator.itemgetter('patches')
@@ -257,18 +268,31 @@ def _make_cut(
             f'data.crop_on={config.data.crop_on} needs images of one size, and those of '
             f'{config.data.name} {config.data.train_split} may differ: leave data.crop_on=host'
         )
-    if config.crops == 'multiscale' and config.multiscale.interpolation != 'area':
+    if random_crops.interpolation != 'area':
         raise InputError(
-            f'multiscale.interpolation={config.multiscale.interpolation} is for data.crop_on=host'
+            f'{config.crops}.interpolation={random_crops.interpolation} is for data.crop_on=host'
         )
     size = geometry.side(*image_shape) if config.crops == 'fixed' else 0
-    return lambda inputs: device_crops.cut(
-        inputs['images'], inputs['boxes'], size=size, resize=geometry.resize
-    )
+
+    def cut(inputs: Inputs) -> jax.Array | tuple[jax.Array, ...]:
+        return crops.for_each_size(
+            lambda boxes, resize: device_crops.cut(
+                inputs['images'], boxes, size=size, resize=resize
+            ),
+            random_crops,
+            inputs['boxes'],
+        )
+
+    return cut
 
 
 def _input_shapes(
-    config: ConfigDict, side: int, images: int, image_shape: tuple[int, int] | None, mesh: Mesh
+    config: ConfigDict,
+    random_crops: crops.RandomCrops,
+    side: int,
+    images: int,
+    image_shape: tuple[int, int] | None,
+    mesh: Mesh,
 ) -> Inputs:
     """The shapes of a global batch, as in `pipeline.TrainBatch`, and of what all of them share."""
     shape = config.data.batch_size, config.patches.count
@@ -287,13 +311,23 @@ def _input_shapes(
             'boxes': sharded(*shape, 4, dtype=np.int32),
             'resident': resident_shape(images, image_shape, mesh),
         }
-    return {'patches': sharded(*shape, side, side, 3, dtype=np.uint8)}
+    patches = tuple(
+        sharded(shape[0], count, resize or side, resize or side, 3, dtype=np.uint8)
+        for count, resize in random_crops.sizes
+    )
+    return {'patches': patches if len(patches) > 1 else patches[0]}
 
 
-def _make_networks(config: ConfigDict) -> tuple[Networks, Objective]:
+def _make_networks(
+    config: ConfigDict, random_crops: crops.RandomCrops
+) -> tuple[Networks, Objective]:
     """The networks and the objective, once they are known to go together."""
-    name = config.objective.name
-    objective = make_objective(name, config.objective.get(name, {}))
+    name, sizes = config.objective.name, random_crops.sizes
+    objective = make_objective(
+        name,
+        config.objective.get(name, {}),
+        global_crops=sizes[0][0] if len(sizes) > 1 else None,
+    )
     networks = make_networks(config, predictor=objective.target)
     if networks.projector is None:
         raise InputError('projector.widths=() has no layer: give positive integers, as in 256,64')

@@ -1,7 +1,8 @@
 """The jitted, sharded training step, and the look at collapse that goes with it."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ from bagssl_jax.training.collapse import spread
 from bagssl_jax.training.nonfinite import Metrics, unless_nonfinite
 from bagssl_jax.training.state import TrainState, Variables
 
-Inputs = dict[str, jax.Array]
-Cut = Callable[[Inputs], jax.Array]
+Inputs = dict[str, jax.Array | tuple[jax.Array, ...]]
+Cut = Callable[[Inputs], jax.Array | tuple[jax.Array, ...]]
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -48,10 +49,12 @@ def make_train_step(
 
     Args:
       networks: with a predictor exactly where the objective has a target.
-      objective: its loss is of the projections z [b p k], or of (prediction, target).
+      objective: its loss is of the projections z [b p k], or of (prediction, target), the target
+        of the patches of the first size alone, as in DINO: momentum networks see global crops.
       optimizer: of the parameters.
       target_momentum: step -> share of itself that the target network keeps.
-      cut: inputs of some images, as the pipeline gives them -> uint8 patches [b p h w c].
+      cut: inputs of some images, as the pipeline gives them -> uint8 patches [b p h w c], or a
+        tuple of them, one a size, which together are the bags.
       augment: (key, uint8 [n h w c], place in the global batch [n]) -> float [n h w c].
       key: of the whole training; the step's own, of the augmentation and of the objective, are
         folded from it.
@@ -84,9 +87,11 @@ def make_train_step(
             params = jax.lax.pcast(params, DATA_AXIS, to='varying')
 
             def vectors_of(stats, part):
-                x, bags = _augmented_patches(cut, augment, key, state.step, part)
-                online, online_stats = forward(networks, params, stats[0], x, bags, by_index)
-                target, target_stats = forward(networks, target_params, stats[1], x, bags, by_index)
+                crops = _augmented_patches(cut, augment, key, state.step, part)
+                online, online_stats = forward(networks, params, stats[0], crops, by_index)
+                target, target_stats = forward(
+                    networks, target_params, stats[1], crops[:1], by_index
+                )
                 vectors = [online['projector']]
                 if objective.target:
                     vectors = [online['predictor'], target['projector']]
@@ -148,8 +153,8 @@ def make_spread_step(
 
     def measure(state: TrainState, inputs: Inputs) -> Metrics:
         def outputs_of(stats, part):
-            x, bags = _augmented_patches(cut, augment, key, state.step, part)
-            outputs, stats = forward(networks, state.params, stats, x, bags, by_index)
+            crops = _augmented_patches(cut, augment, key, state.step, part)
+            outputs, stats = forward(networks, state.params, stats, crops, by_index)
             return stats, {name: outputs[name] for name in ('encoder', 'projector')}
 
         stats = _each(state.online, 'batch_stats')
@@ -170,39 +175,55 @@ def forward(
     networks: Networks,
     params: dict[str, Any],
     stats: dict[str, Any],
-    x: jax.Array,
-    bags: tuple[int, int],
+    crops: Sequence[jax.Array],
     by_index: bool = False,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Passes a batch through the networks in training mode, inside shard_map over the data axis.
+
+    Patches of several sizes pass through the encoder one size after the other, as in the code of
+    SwAV and DINO: its BatchNorm has statistics of each size, and updates its running ones after
+    each. All embeddings then pass through the other networks together.
 
     Args:
       networks: those that `params` has are applied, one to the other's output.
       params: name of a network -> its parameters.
       stats: name of a network -> its running statistics.
-      x: float [b*p h w c].
-      bags: (b, p).
+      crops: float [b p h w c], one a size.
       by_index: as for `make_train_step`.
 
     Returns:
       Name of a network -> its output [b p d], and name -> its new statistics.
     """
 
-    def together(stats, x):
-        outputs, new_stats = {}, {}
-        for name, network in networks._asdict().items():
-            if name in params:
-                variables = {'params': params[name], 'batch_stats': stats[name]}
-                (x, _), updates = network.apply(variables, x, train=True, mutable=['batch_stats'])
-                outputs[name], new_stats[name] = x, updates.get('batch_stats', {})
-        return new_stats, outputs
+    def chained(names, stats, x):  # [n ...]
+        outputs = {}
+        for name in names:
+            variables = {'params': params[name], 'batch_stats': stats[name]}
+            network = getattr(networks, name)
+            (x, _), updates = network.apply(variables, x, train=True, mutable=['batch_stats'])
+            outputs[name], stats = x, {**stats, name: updates.get('batch_stats', {})}
+        return stats, outputs
 
-    if by_index:
-        x = jnp.swapaxes(x.reshape(*bags, *x.shape[1:]), 0, 1)  # [b*p h w c] -> [p b h w c]
-        stats, outputs = jax.lax.scan(together, stats, x)
-        return {name: jnp.swapaxes(y, 0, 1) for name, y in outputs.items()}, stats
-    stats, outputs = together(stats, x)
-    return {name: y.reshape(*bags, -1) for name, y in outputs.items()}, stats  # [n d] -> [b p d]
+    def of_bags(names, stats, x):  # [b p ...], of which the indices pass alone or together
+        if by_index:
+            of_index = functools.partial(chained, names)
+            stats, outputs = jax.lax.scan(of_index, stats, jnp.swapaxes(x, 0, 1))
+            return stats, {name: jnp.swapaxes(y, 0, 1) for name, y in outputs.items()}
+        stats, outputs = chained(names, stats, x.reshape(-1, *x.shape[2:]))
+        return stats, {name: y.reshape(*x.shape[:2], -1) for name, y in outputs.items()}
+
+    names = [name for name in networks._fields if name in params]
+    # An index by itself can go all the way at once, in the memory of one.
+    each, all_together = (names, []) if by_index else (names[:1], names[1:])
+    of_sizes = []
+    for x in crops:
+        stats, outputs = of_bags(each, stats, x)
+        of_sizes.append(outputs)
+    outputs = {name: jnp.concatenate([o[name] for o in of_sizes], axis=1) for name in each}
+    if all_together:
+        stats, others = of_bags(all_together, stats, outputs['encoder'])
+        outputs |= others
+    return outputs, stats  # [b p d] each
 
 
 def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:
@@ -210,20 +231,26 @@ def _each(variables: dict[str, Variables], kind: str) -> dict[str, Any]:
 
 
 def _places(cut: Cut, inputs: Inputs) -> jax.Array:
-    """The places of this device's patches in the global batch, int32 [b p]."""
-    bags = jax.eval_shape(lambda inputs: cut(inputs), inputs).shape[:2]  # `cut` may be no function
+    """The places of this device's patches, of all sizes, in the global batch, int32 [b p]."""
+    shapes = jax.eval_shape(lambda inputs: cut(inputs), inputs)  # `cut` may be no function
+    shapes = jax.tree.leaves(shapes)
+    bags = shapes[0].shape[0], sum(x.shape[1] for x in shapes)
     count = math.prod(bags)
     return (jax.lax.axis_index(DATA_AXIS) * count + jnp.arange(count)).reshape(bags)
 
 
 def _augmented_patches(
     cut: Cut, augment: Augment, key: jax.Array, step: jax.Array, part: tuple[Inputs, jax.Array]
-) -> tuple[jax.Array, tuple[int, int]]:
-    """The patches of some images, float [b*p h w c], and (b, p)."""
+) -> list[jax.Array]:
+    """The patches of some images, float [b p h w c], one a size."""
     inputs, places = part
-    patches = cut(inputs)
-    patches = patches.reshape(-1, *patches.shape[2:])  # [b p h w c] -> [n h w c]
-    return augment(jax.random.fold_in(key, step), patches, places.reshape(-1)), places.shape
+    key, augmented, end = jax.random.fold_in(key, step), [], 0
+    for patches in jax.tree.leaves(cut(inputs)):  # [b p h w c]
+        start, end = end, end + patches.shape[1]
+        flat = patches.reshape(-1, *patches.shape[2:])  # [n h w c]
+        x = augment(key, flat, places[:, start:end].reshape(-1))
+        augmented.append(x.reshape(patches.shape))
+    return augmented
 
 
 def _over_devices(function: Callable, mesh: Mesh, outputs: int) -> Callable:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -168,6 +169,21 @@ def test_test_images_of_other_classes_and_of_one_are_told(folder, tmp_path, prog
         file.unlink()
     status, _, err = program('probe', *arguments[-1:], '--config.probe.probes=knn')
     assert re.search(r'all \d test images are of one class \(dark\): their accuracy', err)
+    assert 'are training images of' not in err
+    same = '--config.data.test_split=train[:4]+test'
+    _, _, err = program('probe', *arguments[-1:], '--config.probe.probes=knn', same)
+    assert re.search(
+        r'\b4 of \d test images \(folder train\[:4\]\+test\) are training images of', err
+    )
+
+
+def test_images_of_one_class_train_and_are_not_probed(folder, tmp_path, program):
+    for split in ('train', 'test'):
+        shutil.rmtree(folder / split / 'light')
+    arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={tmp_path / "run"}']
+    status, _, err = program('main', *arguments, '--config.data.batch_size=8')
+    assert status == 0, err
+    assert 'folder train has one class: it is not probed after training' in err
 
 
 def test_images_without_labels_train_and_are_not_probed(folder, tmp_path, program):

@@ -77,8 +77,8 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
 def plan_after_training(config: ConfigDict, dataset: Dataset) -> Plan | None:
     """The plan of the probes that follow a training.
 
-    None where `probe.after_training` is off, or the images that are trained on have no labels and
-    no others are named, which is said on standard error.
+    None where `probe.after_training` is off, or the images that are trained on have no labels or
+    one class and no others are named, which is said on standard error.
 
     Raises:
       InputError: the configuration cannot be carried out.
@@ -86,10 +86,12 @@ def plan_after_training(config: ConfigDict, dataset: Dataset) -> Plan | None:
     if not config.probe.after_training:
         return None
     split = config.data.train_split
-    if not config.probe.train_split and not dataset.images(split).class_names:
+    classes = len(dataset.images(split).class_names)
+    if not config.probe.train_split and classes < 2:
         if processes.is_first():
+            lack = 'one class' if classes else 'no labels'
             print(
-                f'{dataset.name} {split} has no labels: it is not probed after training',
+                f'{dataset.name} {split} has {lack}: it is not probed after training',
                 file=sys.stderr,
             )
         return None

@@ -41,6 +41,7 @@ def evaluate(plan: Plan, run: Run) -> None:
     config = run.read_config()
     encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}
     _check_classes(plan, run, config['data']['name'])
+    _warn_of_overlap(plan.train, plan.test)
 
     rows, heads, left_out = [], [], set()
     total = len(plan.passes) * own_part(len(plan.train) + len(plan.test))
@@ -161,6 +162,18 @@ def _check_classes(plan: Plan, run: Run, trained_name: str) -> None:
                 f'data.dir={plan.dataset.directory} has not the {len(old)} classes that the run in '
                 f'{run} was trained on ({example!r} differs): probe it on those'
             )
+
+
+def _warn_of_overlap(train: Images, test: Images) -> None:
+    """Says in one line that images are in both splits, where some are."""
+    if not processes.is_first():
+        return
+    names = set(map(test.name, range(len(test))))
+    if seen := names.intersection(map(train.name, range(len(train)))):
+        note(
+            f'{len(seen):,} of {len(names):,} test images ({test.title}) are training images of '
+            f'the probes too ({train.title}): accuracies on them say little of other images'
+        )
 
 
 def _warn_of_classes(

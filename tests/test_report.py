@@ -95,6 +95,12 @@ def workdir(tmp_path):
     found = {'dataset': 'photos', 'step': 600}
     found['rows'] = [*rows('trained', 0.2), *rows('untrained', 0.0)]
     found['robustness'] = [*perturbed('trained', 0.9), *perturbed('untrained', 0.7)]
+    about = {'encoder': 'trained', 'space': 'h', 'patches': 16, 'aggregation': 'mean'}
+    about |= {'view': 'bag', 'less': 'whole', 'difference': 0.05, 'interval': [-0.01, 0.11]}
+    found['differences'] = [
+        about | {'attack': 'pgd', 'norm': 'linf', 'radius': 2 / 255},
+        about | {'corruption': 'mean', 'severity': None},
+    ]
     put(folder, 'results.json', found)
     figure = {'file': 'figures/map_h.png', 'alt': 'Patches by colour.', 'caption': 'Near is alike.'}
     look = {'rows': [{'space': 'h', 'share': 0.5}], 'figures': [figure], 'notes': [EVIL]}
@@ -198,6 +204,9 @@ def test_robustness_is_drawn(workdir):
     lines = {row.find('th').text: row for row in section.iter('tr')}
     assert ''.join(lines['L-infinity 2, pgd'].find('td').itertext()) == '50.0 48.0\N{EN DASH}52.0'
     assert lines['snow'].find('td').text == '78.0'
+    for name in ('L-infinity 2', 'corrupted'):
+        assert lines[name].find('td').text == '+5.0 [\N{MINUS SIGN}1.0, +11.0]'
+    assert '16 patches less whole' in text
     assert 'Robustness against attacks and corruptions:' not in text
 
 

@@ -15,8 +15,11 @@ from bagssl_jax.data.photos import load_photos
 from bagssl_jax.data.views import Whole
 from bagssl_jax.embedding.differentiable import find_places, make_cutter, represent_pixels
 from bagssl_jax.evaluation import perturbed_results, results
+from bagssl_jax.evaluation.heads import Outcome
+from bagssl_jax.evaluation.paired import differences
 from bagssl_jax.probes.attacks import noisy, pgd
 from bagssl_jax.probes.linear import fit_linear
+from bagssl_jax.probes.scores import paired
 from bagssl_jax.runs import Run
 
 PROBE = ('--config.probe.probes=linear', '--config.probe.patches=4')
@@ -37,6 +40,15 @@ def tried(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('robust')
     save_run(workdir, *TINY[1:])
     return workdir
+
+
+def same(row, difference):
+    """Whether a difference is of the condition of a row, or of a mean over such."""
+    if 'attack' in difference:
+        return all(row.get(key) == difference[key] for key in ('attack', 'norm', 'radius'))
+    if difference['corruption'] == 'none':
+        return row.get('corruption') == 'none'
+    return row.get('severity') and difference['severity'] in (None, row['severity'])
 
 
 @pytest.mark.slow
@@ -70,6 +82,20 @@ def test_a_probe_is_tried_on_attacked_and_corrupted_images(tried, program):
         assert attacked['noise', 'linf', 1] > attacked['pgd', 'linf', 1]
         assert len(corrupted) == 5
         assert corrupted['contrast', 5] < corrupted['contrast', 1]
+    for row in found['differences']:
+        assert (row['view'], row['less'], row['n_test']) == ('bag', 'whole', 40)
+        means = []
+        for view in ('bag', 'whole'):
+            of_view = [
+                r['top1']
+                for r in found['robustness']
+                if (r['encoder'], r['view']) == (row['encoder'], view) and same(r, row)
+            ]
+            means.append(np.mean(of_view))
+        assert row['difference'] == pytest.approx(means[0] - means[1])
+        assert row['interval'][0] < row['difference'] < row['interval'][1]
+    assert len(found['differences']) == 2 * (5 + 1 + 3)
+    assert sum('less whole  ' in line for line in out.splitlines()) == 2 * (3 + 3)
     for name in ('pgd', 'severity', 'corruptions'):
         figure = (tried / 'figures' / f'robustness_{name}.png').read_bytes()
         assert figure[:4] == b'\x89PNG'
@@ -249,6 +275,42 @@ def rows():
             top1 = base - 0.02 * severity - 0.05 * (name == 'snow')
             found.append(made_up(*who, corruption=name, severity=severity, top1=top1))
     return found
+
+
+def test_bags_and_wholes_are_compared_on_the_images_that_both_saw():
+    who = {'encoder': 'trained', 'space': 'h', 'aggregation': 'mean'}
+
+    def outcome(view, patches, right, numbers=(5, 3, 8), **about):
+        row = {**who, 'view': view, 'patches': patches, **about}
+        return Outcome(row, np.array(numbers), np.array(right, bool))
+
+    clean = {'attack': 'none', 'norm': None, 'radius': 0.0}
+    snow, fog = ({'corruption': name, 'severity': 2} for name in ('snow', 'fog'))
+    found = differences(
+        [
+            outcome('bag', 4, (1, 1, 0), **clean),
+            outcome('bag', 4, (1, 0, 0), **snow),
+            outcome('bag', 4, (1, 1, 0), **fog),
+            # In another order, and with one image that the bags do not have.
+            outcome('whole', 1, (1, 1, 0, 0), (3, 1, 8, 5), **clean),
+            outcome('whole', 1, (0, 0, 0), **snow),
+            outcome('whole', 1, (0, 1, 0), **fog),
+        ]
+    )
+    about = {**who, 'view': 'bag', 'patches': 4, 'less': 'whole', 'n_test': 3}
+    rows = [{k: v for k, v in row.items() if k not in ('difference', 'interval')} for row in found]
+    mean = {'corruption': 'mean'}
+    assert rows == [
+        {**about, **c} for c in (clean, {**mean, 'severity': 2}, mean | {'severity': None})
+    ]
+    assert [row['difference'] for row in found] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert [row['interval'] for row in found][1] == paired([1, 0.5, 0], [0, 0.5, 0])[1]
+    lines = perturbed_results.table_of_differences(found).splitlines()
+    assert [line.split()[-4:-2] for line in lines[1:]] == [
+        ['clean', '+33.3'],
+        ['2', '+33.3'],
+        ['corrupted', '+33.3'],
+    ]
 
 
 def test_the_table_has_columns_of_radii_and_of_severities(rows):

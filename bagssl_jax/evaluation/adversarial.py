@@ -14,9 +14,8 @@ from bagssl_jax.data.reading import read_or_replace, unreadable_image
 from bagssl_jax.embedding.differentiable import Places, find_places, make_cutter, represent_pixels
 from bagssl_jax.embedding.encoder import Variables
 from bagssl_jax.errors import InputError
-from bagssl_jax.evaluation.heads import Head, Trial
+from bagssl_jax.evaluation.heads import Head, Outcome, Trial
 from bagssl_jax.evaluation.passes import Pass
-from bagssl_jax.evaluation.scoring import Row
 from bagssl_jax.memory import program_bytes, refuse_shortage, tree_bytes
 from bagssl_jax.models import Networks
 from bagssl_jax.parallel import batch_sharded, dealt, own_part
@@ -73,8 +72,8 @@ def measure(
     steps: int,
     restarts: int,
     batch_size: int,
-) -> Iterator[list[Row]]:
-    """The rows of each head of one pass, with 'attack', 'norm' and 'radius'.
+) -> Iterator[list[Outcome]]:
+    """The outcomes of each head of one pass, with 'attack', 'norm' and 'radius'.
 
     'none' is the image as it is, 'pgd' the attack of `probes.attacks.pgd`, 'noise' a random
     perturbation of the same size, once. The image is what is perturbed, in numbers from 0 to 1
@@ -99,7 +98,7 @@ def measure(
         ]
     progress.reset(len(heads) * len(balls) * len(numbers))
     for turn, head in enumerate(heads):
-        right, seen = np.zeros(len(conditions), int), 0
+        right, seen = [[np.zeros(0, bool)] for _ in conditions], [np.zeros(0, int)]
         for start in range(0, len(numbers), AT_ONCE):
             found = _read(trial, one, numbers[start : start + AT_ONCE])
             if found is None:
@@ -108,18 +107,34 @@ def measure(
             devices = head.encoder.mesh.size
             chunk = min(own_part(batch_size), -(-len(batch.labels) // devices) * devices)
             target = _Target(trial, head, shape, chunk)
-            for i, count in enumerate(target.right(batch, balls, steps, restarts)):
-                right[i] += count
+            for i, told in enumerate(target.right(batch, balls, steps, restarts)):
+                right[i].append(told)
                 progress.update(len(batch.labels) * (i % 2))  # once for every ball
-            seen += len(batch.labels)
-        said = processes.gathered(f'attacked {turn % 2}', [seen, right.tolist()])
-        seen, right = sum(n for n, _ in said), np.sum([counts for _, counts in said], axis=0)
-        if not seen:
+            seen.append(batch.numbers)
+        seen, right = _gathered(f'attacked {turn % 2}', seen, right)
+        if not len(seen):
             raise InputError(f'none of {images:,} images of {trial.images.title} can be read')
         yield [
-            head.row(int(count), seen, **condition)
-            for condition, count in zip(conditions, right, strict=True)
+            head.outcome(seen, told, **condition)
+            for condition, told in zip(conditions, right, strict=True)
         ]
+
+
+def _gathered(
+    topic: str, seen: Sequence[np.ndarray], right: Sequence[Sequence[np.ndarray]]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The numbers of all processes' images, int [n]; of every condition, bool [n]."""
+    numbers = np.concatenate(seen).tolist()
+    bits = [np.packbits(np.concatenate(parts)).tobytes().hex() for parts in right]
+    said = processes.gathered(topic, [numbers, bits])
+
+    def unpacked(text: str, count: int) -> np.ndarray:
+        return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count) > 0
+
+    return np.concatenate([np.array(own, int) for own, _ in said]), [
+        np.concatenate([unpacked(bits[i], len(own)) for own, bits in said])
+        for i in range(len(right))
+    ]
 
 
 def _read(trial: Trial, one: Pass, numbers: np.ndarray) -> tuple[Batch, tuple[int, int]] | None:
@@ -160,12 +175,13 @@ class _Target:
 
     def right(
         self, batch: Batch, balls: Sequence[tuple[str, float]], steps: int, restarts: int
-    ) -> Iterator[int]:
-        """How many are right as they are, and in each ball under attack and with noise."""
+    ) -> Iterator[np.ndarray]:
+        """Which are right as they are, and in each ball under attack and with noise: bool [b]."""
         places = batch.places._replace(boxes=batch.places.boxes[:, self._members])
         batch = batch._replace(places=places)
-        clean = np.flatnonzero(~self._run(_wrong_with_noise, batch, 0, 0.0, norm='linf'))
-        yield len(clean)
+        right = ~self._run(_wrong_with_noise, batch, 0, 0.0, norm='linf')
+        clean = np.flatnonzero(right)
+        yield right
         standing = {}
         for norm, radius in balls:
             left = standing.get(norm, clean)
@@ -176,8 +192,8 @@ class _Target:
                 left = left[~fooled]
             standing[norm] = left
             wrong = self._run(_wrong_with_noise, batch, 0, radius, norm=norm)
-            yield len(left)
-            yield int((~wrong).sum())
+            yield np.isin(np.arange(len(right)), left)
+            yield ~wrong
 
     def _run(self, program: Any, batch: Batch, turn: int, radius: float, **how: Any) -> np.ndarray:
         """What a program says of every image: bool [n]."""

@@ -41,10 +41,25 @@ class Head:
     classifier: Classifier
     about: Mapping[str, Any]
 
-    def row(self, right: int, images: int, **about: Any) -> dict[str, Any]:
-        """A row: so many of the images are told right, in circumstances that it is `about`."""
-        found = {'top1': right / images, 'top5': None, 'interval': wilson(right, images)}
-        return {**self.about, **about, **found, 'n_test': images}
+    def outcome(self, numbers: np.ndarray, right: np.ndarray, **about: Any) -> 'Outcome':
+        """What came out, in circumstances that it is `about`; of which images and for each."""
+        images, told = len(numbers), int(right.sum())
+        found = {'top1': told / images, 'top5': None, 'interval': wilson(told, images)}
+        return Outcome({**self.about, **about, **found, 'n_test': images}, numbers, right)
+
+
+class Outcome(NamedTuple):
+    """How a head stands in one condition.
+
+    Attributes:
+      row: of results.json.
+      numbers: int [n], of the images.
+      right: bool [n], whether each is told right.
+    """
+
+    row: dict[str, Any]
+    numbers: np.ndarray
+    right: np.ndarray
 
 
 def heads_of(scored: Sequence[Scored], key: Key, encoder: FrozenEncoder, one: Pass) -> list[Head]:

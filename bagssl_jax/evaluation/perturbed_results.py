@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from bagssl_jax.evaluation.adversarial import NONE
 from bagssl_jax.evaluation.corrupted import CLEAN
+from bagssl_jax.evaluation.paired import MEAN
 
 Row = Mapping[str, Any]
 NORMS = {'linf': ('L-infinity radius (grey levels of 255)', 255), 'l2': ('L2 radius', 1)}
@@ -66,6 +67,30 @@ def table(rows: Sequence[Row]) -> str:
         kinds = len({row['corruption'] for row in perturbed})
         parts.append(_lines(f'mean over {kinds} corruptions', {**columns, 'all': perturbed}))
     return '\n'.join(parts)
+
+
+def table_of_differences(rows: Sequence[Row]) -> str:
+    """A line for each bag and what it is compared with: differences in points, by condition.
+
+    Of attacks and clean images, and of means over all corruptions.
+    """
+    lines = ['bag less whole or center, of the same images, in points, with 95% intervals']
+    for row in rows:
+        if 'attack' in row and row['attack'] in ('pgd', NONE):
+            name = 'clean'
+            if row['norm']:
+                name = f'{row["norm"]} {row["radius"] * NORMS[row["norm"]][1]:g}'
+        elif row.get('corruption') == MEAN:
+            name = 'corrupted' if row['severity'] is None else f'severity {row["severity"]}'
+        else:
+            continue
+        low, high = (100 * end for end in row['interval'])
+        who = f'{row["encoder"]:<11}{row["space"]:<9}{row["patches"]:>7}  {row["aggregation"]:<11}'
+        lines.append(
+            f'{who}less {row["less"]:<8}{name:<12}{100 * row["difference"]:>+7.1f}'
+            f'  [{low:+.1f}, {high:+.1f}]'
+        )
+    return '\n'.join(lines)
 
 
 def figures(rows: Sequence[Row]) -> dict[str, Figure]:

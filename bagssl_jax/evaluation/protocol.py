@@ -16,6 +16,7 @@ from bagssl_jax.embedding.encoder import FrozenEncoder, load_encoder
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation import augmented, perturbed_results, results, robustness
 from bagssl_jax.evaluation.heads import Head, Key, Trial, heads_of
+from bagssl_jax.evaluation.paired import differences
 from bagssl_jax.evaluation.passes import Pass
 from bagssl_jax.evaluation.plan import Plan
 from bagssl_jax.evaluation.scoring import Case, score_all
@@ -110,11 +111,14 @@ def _try_perturbed(plan: Plan, heads: Sequence[Head], found: results.Results, ru
     if not plan.robustness:
         return
     trial = Trial(plan.test, plan.flip, plan.seed, plan.on_error)
-    rows = []
+    outcomes = []
     for more in robustness.measure(plan.robustness, trial, heads):
-        rows += more
-        results.write(run, {**found, 'robustness': rows})
+        outcomes += more
+        rows, compared = [outcome.row for outcome in outcomes], differences(outcomes)
+        results.write(run, {**found, 'robustness': rows, 'differences': compared})
     print(perturbed_results.table(rows))
+    if compared:
+        print(perturbed_results.table_of_differences(compared))
 
 
 def _fresh_crops(

@@ -10,7 +10,15 @@ from bagssl_jax.evaluation import perturbed_results
 from bagssl_jax.runs import Run
 
 Results = dict[str, Any]
-OUTCOMES = ('top1', 'top5', 'value', 'interval', 'per_class', 'chosen')  # keys of a row
+OUTCOMES = (
+    'top1',
+    'top5',
+    'value',
+    'interval',
+    'per_class',
+    'chosen',
+    'difference',
+)  # keys of a row
 STYLES = {  # of the probes that the figure shows
     'linear': ('linear', '-', 'o'),
     'sgd': ('linear by SGD', ':', 'd'),
@@ -35,9 +43,9 @@ def write(run: Run, results: Results) -> None:
     """Writes results.json and figures/accuracy_by_patches.png; no earlier row is lost.
 
     Rows of the same data set and step stay before the new ones, which replace those of the same
-    measurement, and so do those of 'robustness', where there are any. Those of another data set or
-    step go into results-DATASET-STEP.json. The figures are of the new rows alone: others may be of
-    other patches.
+    measurement, and so do those of 'robustness' and 'differences', where there are any. Those of
+    another data set or step go into results-DATASET-STEP.json. The figures are of the new rows
+    alone: others may be of other patches.
 
     Raises:
       InputError: a file is damaged, or cannot be written.
@@ -60,7 +68,7 @@ def _subject(results: Results) -> str:
 def _merged(earlier: Results | None, results: Results) -> Results:
     """The results with those earlier rows that are not measured again."""
     merged = dict(results)
-    for key in ('rows', 'robustness'):
+    for key in ('rows', 'robustness', 'differences'):
         new, rows = results.get(key, []), earlier.get(key, []) if earlier else []
         measured = {_measurement(row) for row in new}
         kept = [row for row in rows if _measurement(row) not in measured]

@@ -16,13 +16,13 @@ from bagssl_jax import processes
 from bagssl_jax.data.corruptions import CORRUPTIONS
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.evaluation import adversarial, corrupted
-from bagssl_jax.evaluation.heads import Head, Trial
-from bagssl_jax.evaluation.scoring import ALL, Row
+from bagssl_jax.evaluation.heads import Head, Outcome, Trial
+from bagssl_jax.evaluation.scoring import ALL
 from bagssl_jax.parallel import check_batch_size, make_mesh
 
 # Each takes what heads are tried on, those of one pass, and a progress bar of images; further its
 # own settings.
-ROBUSTNESS: dict[str, Callable[..., Iterator[list[Row]]]] = {
+ROBUSTNESS: dict[str, Callable[..., Iterator[list[Outcome]]]] = {
     'pgd': adversarial.measure,
     'corruptions': corrupted.measure,
 }
@@ -49,8 +49,8 @@ def check_settings(probe: ConfigDict) -> None:
 
 def measure(
     kinds: Mapping[str, Mapping[str, Any]], trial: Trial, heads: Sequence[Head]
-) -> Iterator[list[Row]]:
-    """The rows of each kind, by passes or heads, one after the other.
+) -> Iterator[list[Outcome]]:
+    """The outcomes of each kind, by passes or heads, one after the other.
 
     Args:
       kinds: names of `ROBUSTNESS`, with the settings of each.

@@ -53,6 +53,33 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     return float(found.low), float(found.high)
 
 
+def paired(
+    first: np.ndarray, second: np.ndarray, quantile: float = 1.96
+) -> tuple[float, tuple[float, float]]:
+    """The mean of first - second over images, and an interval that takes them as drawn at random.
+
+    Agresti and Min (Statistics in Medicine 24, 2005): the normal interval of matched proportions
+    with half an image more in each of the four cells, which is two images: one difference of 1 and
+    one of -1 by half each, so that it has a width where no image differs. Here first and second may
+    also be means over several conditions, with the same two images.
+
+    Args:
+      first, second: [n], of the same images, from 0 to 1: whether, or in which share of conditions,
+        an image is told right.
+      quantile: of the normal distribution: 1.96 for 95%.
+
+    Returns:
+      The difference, and the interval, which is around the one with those images.
+    """
+    differences = np.asarray(first, np.float64) - second
+    images = len(differences) + 2
+    mean = differences.sum() / images
+    variance = (np.square(differences).sum() + 1) / images - mean**2
+    margin = quantile * np.sqrt(variance / images)
+    low, high = max(-1.0, mean - margin), min(1.0, mean + margin)
+    return float(differences.mean()), (float(low), float(high))
+
+
 def ranks(scores: np.ndarray | jax.Array, labels: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     """Classes that score before each row's own label, int [n]; equal scores rank by class.
 

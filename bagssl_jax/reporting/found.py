@@ -108,8 +108,8 @@ def read_run(run: Run) -> Found:
 
 def _results(run: Run, name: str) -> Mapping[str, Any] | None:
     found = run.read_json(name)
-    for key in ('rows', 'robustness') if found is not None else ():
-        rows = found.get(key, [] if key == 'robustness' else None)
+    for key in ('rows', 'robustness', 'differences') if found is not None else ():
+        rows = found.get(key, None if key == 'rows' else [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f'{name} is damaged: it holds no {key}')
     return found

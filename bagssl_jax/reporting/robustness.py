@@ -53,7 +53,7 @@ def robustness_section(runs: Sequence[Found]) -> list[Element]:
     }
     charts = [_by_radius(found, names, styles, norm) for norm in NORMS]
     charts = [one for one in [*charts, _by_severity(found, names, styles)] if one is not None]
-    tables = [_radii(found, names), _corruptions(found, names)]
+    tables = [_differences(runs), _radii(found, names), _corruptions(found, names)]
     return [
         element('p', {'class': 'lede'}, LEDE),
         element('div', {'class': 'charts'}, charts),
@@ -210,6 +210,63 @@ def _corruptions(
     caption = 'Top-1 in percent by corruption, mean over severities'
     head = ['images', *(names[subject] for subject in found)]
     return details('Corruptions in numbers', table(caption, head, body))
+
+
+def _differences(runs: Sequence[Found]) -> Element | None:
+    """A line for each condition, a column for each bag and what it is compared with."""
+    lines, columns = {}, {}
+    for place, run in enumerate(runs):
+        rows = run.results[0].get('differences', []) if run.results else []
+        spaces = sorted({shown(row.get('space')) for row in rows})
+        for row in rows:
+            condition = _condition(row)
+            if (
+                condition
+                and row.get('encoder') == 'trained'
+                and row.get('aggregation') == 'mean'
+                and shown(row.get('space')) == spaces[0]
+                and is_number(row.get('difference'))
+                and is_number(row.get('patches'))
+            ):
+                column = place, row['patches'], shown(row.get('less'))
+                run_name = f'{run.name}, ' if len(runs) > 1 else ''
+                columns[column] = f'{run_name}{row["patches"]} patches less {column[2]}'
+                lines.setdefault(condition, {})[column] = row
+    if not lines:
+        return None
+    body = [
+        [condition, *(_points(of.get(column)) for column in columns)]
+        for condition, of in lines.items()
+    ]
+    caption = (
+        'Top-1 of bags less that of whole images or center crops, trained, in points, with 95% '
+        'intervals of the differences on the same images (Agresti and Min 2005): one that leaves '
+        'out 0 tells which of the two is better'
+    )
+    return details(
+        'Differences, image by image', table(caption, ['images', *columns.values()], body)
+    )
+
+
+def _condition(row: Row) -> str:
+    """Of attacked, of clean images and of means over corruptions; '' of others."""
+    if row.get('attack') == ATTACK and row.get('norm') in NORMS and is_number(row.get('radius')):
+        title, unit, _ = NORMS[row['norm']]
+        return f'{title} {number(unit * row["radius"])}'
+    if row.get('attack') == CLEAN or row.get('corruption') == CLEAN:
+        return 'as they are'
+    if row.get('corruption') == 'mean':
+        severity = row.get('severity')
+        return 'corrupted' if severity is None else f'corrupted, severity {number(severity)}'
+    return ''
+
+
+def _points(row: Row | None) -> str:
+    if row is None:
+        return '\N{EN DASH}'
+    ends = interval(row)
+    between = f' [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]' if ends else ''
+    return f'{100 * row["difference"]:+.1f}{between}'.replace('-', '\N{MINUS SIGN}')
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -263,6 +263,7 @@ def _like(kind: type, items: tuple, key: str) -> tuple:
     """The items as that type, exactly; InputError where that cannot be."""
     if kind is str:
         return tuple(_words(','.join(map(str, items))))
+    items = () if items == ('',) else items  # --config.KEY= with nothing behind it
     numbers = [item for item in items if isinstance(item, int | float)]
     # Numbers that are none, infinite or huge are left to the range of the key.
     whole = all(not math.isfinite(x) or x == int(x) for x in numbers)

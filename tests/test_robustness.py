@@ -224,7 +224,7 @@ def test_examples_made_against_another_encoder_fool_less(tried):
         (['robustness=pgd', 'probes=knn'], 'probe.robustness needs probe.probes=linear'),
         (['robustness=pgd', 'labels=1%'], 'probe.robustness needs probe.probes=linear'),
         (
-            ['robustness=pgd', 'pgd.linf=()', 'pgd.l2=()'],
+            ['robustness=pgd', 'pgd.linf=()', 'pgd.l2='],
             'probe.pgd.linf and probe.pgd.l2 are both',
         ),
         (['robustness=pgd', 'pgd.batch_size=3'], 'probe.pgd.batch_size=3 cannot be shared'),

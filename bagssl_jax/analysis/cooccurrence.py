@@ -26,6 +26,7 @@ from bagssl_jax.data.geometry import grid_places
 from bagssl_jax.data.views import GridPatches
 from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import InputError
+from bagssl_jax.progress import waiting
 
 THUMBNAIL = 8
 
@@ -57,7 +58,10 @@ def look(
         codes=codes,
         min_expected=min_expected,
     )
-    with jax.default_matmul_precision('highest'):  # accelerators would round to TF32 or bfloat16
+    with (
+        waiting('training in the world whose truth is known'),
+        jax.default_matmul_precision('highest'),  # accelerators would round to TF32 or bfloat16
+    ):
         known, known_figure = discrete_world.known_truth()
     spearman = {(row['encoder'], row['centered']): row['spearman'] for row in compared}
     return Look(

@@ -23,6 +23,7 @@ from bagssl_jax.data.cut import resized
 from bagssl_jax.data.datasets import Images
 from bagssl_jax.embedding.encoder import FrozenEncoder
 from bagssl_jax.errors import check_known
+from bagssl_jax.progress import waiting
 
 THUMBNAIL, GAP = 30, 1  # pixels
 NEIGHBOURS = 10  # of a patch, that should be so in the map
@@ -74,7 +75,8 @@ def look(
     rows, figures = [], {}
     for (name, space), own in vectors.items():
         points = unit(own).reshape(-1, own.shape[-1])  # [b p d] -> [n d]
-        plane = METHODS[method](points, seed)
+        with waiting(f'placing {len(points):,} patches in a plane by {method}'):
+            plane = METHODS[method](points, seed)
         rows.append(
             {
                 'part': 'map',

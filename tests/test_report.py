@@ -204,7 +204,7 @@ def test_robustness_is_drawn(workdir):
     lines = {row.find('th').text: row for row in section.iter('tr')}
     assert ''.join(lines['L-infinity 2, pgd'].find('td').itertext()) == '50.0 48.0\N{EN DASH}52.0'
     assert lines['snow'].find('td').text == '78.0'
-    for name in ('L-infinity 2', 'corrupted'):
+    for name in ('L-infinity 2', 'corrupted, all severities'):
         assert lines[name].find('td').text == '+5.0 [\N{MINUS SIGN}1.0, +11.0]'
     assert '16 patches less whole' in text
     assert 'Robustness against attacks and corruptions:' not in text

@@ -54,7 +54,9 @@ def differences(outcomes: Sequence[Outcome]) -> list[Row]:
 def _compared(own: Sequence[Outcome], theirs: Sequence[Outcome]) -> Iterator[Row]:
     """A row for every condition that both were tried in."""
     mine, others = _by_condition(own), _by_condition(theirs)
-    for condition in [condition for condition in mine if condition in others]:
+    # Means over severities come last.
+    both = [condition for condition in mine if condition in others]
+    for condition in sorted(both, key=lambda condition: ('severity', None) in condition):
         numbers, first, second = _on_the_same(mine[condition], others[condition])
         if len(numbers):
             difference, interval = paired(first, second)

@@ -257,7 +257,8 @@ def _condition(row: Row) -> str:
         return 'as they are'
     if row.get('corruption') == 'mean':
         severity = row.get('severity')
-        return 'corrupted' if severity is None else f'corrupted, severity {number(severity)}'
+        which = f'severity {number(severity)}' if is_number(severity) else 'all severities'
+        return f'corrupted, {which}'
     return ''
 
 

@@ -73,10 +73,13 @@ def ahead(threads: int, workers: int) -> int:
 
 
 def _copied(batch: Any) -> Any:
-    """The arrays of dictionaries and named tuples, in memory of this process."""
+    """The arrays of dictionaries and tuples, named or not, in memory of this process."""
     if isinstance(batch, dict):
         return {key: _copied(value) for key, value in batch.items()}
-    return type(batch)(*map(_copied, batch)) if isinstance(batch, tuple) else np.array(batch)
+    if isinstance(batch, tuple):
+        parts = map(_copied, batch)
+        return type(batch)(*parts) if hasattr(batch, '_fields') else tuple(parts)
+    return np.array(batch)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from bagssl_jax.ranges import above, check_all, defaults_of, share, within
 # Groups that choose one of several entries by its `name`; an entry's own settings are GROUP.NAME.*.
 CHOICES = ('encoder', 'optimizer', 'objective')
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200')
+VITS = {'vit_ti': (192, 3), 'vit_s': (384, 6), 'vit_b': (768, 12)}  # width, heads
 # What a run cannot be read without, and no default can stand for.
 REQUIRED = (
     'data.name',
@@ -110,7 +111,8 @@ def declared() -> dict[str, Any]:
     augment.solarize_by_index = within((), 0, 1, items=(0, 1000))  # likewise
 
     config.encoder = encoder = ConfigDict()
-    # 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200' or 'tiny'
+    # 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'tiny', 'vit_ti',
+    # 'vit_s' or 'vit_b'
     encoder.name = 'resnet18'
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
     encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)  # subtracted from pixels in [0, 1]
@@ -134,6 +136,21 @@ def declared() -> dict[str, Any]:
         resnet.remat = 'none'
     encoder.tiny = tiny = ConfigDict()
     tiny.width = within(64, 1, 8192)  # channels of the first convolution; h is 8 times as wide
+    for name in VITS:
+        encoder[name] = vit = ConfigDict()
+        vit.width = within(VITS[name][0], 1, 8192)  # of a token, and of h
+        vit.depth = within(12, 1, 256)  # blocks
+        vit.heads = within(VITS[name][1], 1, 256)  # of attention; they divide the width
+        vit.patch = within(4, 1, 256)  # side in pixels of a token: 4, 8, 16
+        vit.class_token = False  # whether there is a token that belongs to no place
+        # What h is: the 'mean' of the normalised tokens, 'mean_norm' (normalised after the mean:
+        # timm's fc_norm), or 'class' (the class token)
+        vit.pool = 'mean'
+        # Side in pixels that positions are learned for; they are interpolated for other inputs. 0:
+        # that of the patches where it is fixed, else 32
+        vit.image_size = within(0, 0, 4096)
+        # What the backward pass computes again, to save memory: 'none', 'blocks' (everything)
+        vit.remat = 'none'
 
     config.projector = projector = ConfigDict()
     # Of each linear layer; the last is the projection's. An imported encoder has none

@@ -135,9 +135,10 @@ def _comments(source: str) -> tuple[dict[int, str], dict[int, str]]:
 def _values(
     config: Mapping[str, Any], groups: Sequence[str] | None, order: Iterable[str]
 ) -> dict[str, Any]:
-    """Dotted key -> value, in that order; of the ResNets, which have the same keys, one alone."""
-    chosen = config['encoder']['name']
-    hidden = {*defaults.RESNETS} - {chosen if chosen in defaults.RESNETS else defaults.RESNETS[0]}
+    """Dotted key -> value, in that order; of encoders that have the same keys, one alone."""
+    chosen, hidden = config['encoder']['name'], set()
+    for family in map(list, (defaults.RESNETS, defaults.VITS)):
+        hidden |= {*family} - {chosen if chosen in family else family[0]}
     values = defaults.flat(config)
     return {
         key: values[key]

@@ -11,6 +11,7 @@ from flax import linen as nn
 from bagssl_jax.errors import check_known
 from bagssl_jax.models.projector import INITS, Projector
 from bagssl_jax.models.resnet import HALF, resnet, tiny
+from bagssl_jax.models.vit import vit
 
 
 class Networks(NamedTuple):
@@ -30,6 +31,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     'resnet152': functools.partial(resnet, (3, 8, 36, 3), bottleneck=True),
     'resnet200': functools.partial(resnet, (3, 24, 36, 3), bottleneck=True),
     'tiny': tiny,
+    **dict.fromkeys(('vit_ti', 'vit_s', 'vit_b'), vit),  # whose settings tell them apart
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 

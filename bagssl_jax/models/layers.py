@@ -42,6 +42,12 @@ class Conv(nn.Module):
         return checkpoint_name(y, 'convolution')
 
 
+def torch_bias(inputs: int) -> nn.initializers.Initializer:
+    """What nn.Linear and nn.Conv2d give their biases: uniform within 1 / sqrt(inputs)."""
+    limit = inputs**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
 def scale_pixels(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """RGB [n h w 3] in [0, 1] to zero mean and unit deviation by the data's `mean` and `std`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bagssl_jax.models.layers import haiku_normal, torch_uniform
+from bagssl_jax.models.layers import haiku_normal, torch_bias, torch_uniform
 from bagssl_jax.models.norms import norm_layer
 
 
@@ -53,16 +53,10 @@ class Projector(nn.Module):
         return z.astype(jnp.promote_types(z.dtype, jnp.float32)), hidden
 
 
-def _torch_bias(inputs: int) -> nn.initializers.Initializer:
-    """Uniform within 1 / sqrt(inputs), as nn.Linear's."""
-    limit = inputs**-0.5
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
-
-
 # Of the kernels, and, given the number of inputs, of the bias.
 INITS = {
     'lecun_normal': (nn.initializers.lecun_normal(), lambda inputs: nn.initializers.zeros),
-    'torch': (torch_uniform, _torch_bias),
+    'torch': (torch_uniform, torch_bias),
     'normal': (nn.initializers.normal(0.01), lambda inputs: nn.initializers.zeros),
     'haiku': (haiku_normal, lambda inputs: nn.initializers.zeros),
 }

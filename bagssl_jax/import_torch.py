@@ -1,28 +1,30 @@
-"""Brings a ResNet from PyTorch into a workdir, or a workdir's encoder into a file for PyTorch.
+"""Brings an encoder from PyTorch into a workdir, or a workdir's into a file for PyTorch.
 
     python -m bagssl_jax.import_torch --checkpoint=FILE --arch=resnet50 --workdir=DIR
     python -m bagssl_jax.import_torch --export=FILE.safetensors --workdir=DIR
 
-The first takes a state dict with torchvision's names, bare or as VICReg, MoCo, SimSiam, SwAV, DINO,
-Barlow Twins, solo-learn and EMP-SSL nest it; then, for one, probe it:
+The first takes a state dict with torchvision's names, or of a ViT with timm's, bare or as VICReg,
+MoCo, SimSiam, SwAV, DINO, Barlow Twins, solo-learn and EMP-SSL nest it; then, for one, probe it:
 
     python -m bagssl_jax.probe --workdir=DIR --config.data.name=NAME --config.data.dir=DATA
 
---arch is resnet18, 34, 50, 101, 152 or 200; width and stem are read off the weights: VICReg's
-resnet50x2 is a resnet50 of width 128. So is a projector of linear layers with BatchNorm and ReLU
-between them, in the layouts of VICReg, Barlow Twins, solo-learn and EMP-SSL. These cannot be:
+--arch is resnet18, 34, 50, 101, 152, 200, vit_ti, vit_s or vit_b. Width and stem are read off the
+weights (VICReg's resnet50x2 is a resnet50 of width 128), a ViT's tokens and positions too; its h is
+the class token where it has one, else the mean of the tokens. So is a projector of linear layers
+with BatchNorm and ReLU between them, in the layouts of VICReg, Barlow Twins, solo-learn and
+EMP-SSL. These cannot be:
 
   --mean, --std   of the pixels, by channel: ImageNet's if not given, which all of them use but
-                  EMP-SSL (0.5,0.5,0.5 for both) and, on CIFAR, solo-learn (CIFAR-10:
-                  0.4914,0.4822,0.4465 and 0.2470,0.2435,0.2616; CIFAR-100:
+                  EMP-SSL and most of timm's ViTs (0.5,0.5,0.5 for both) and, on CIFAR, solo-learn
+                  (CIFAR-10: 0.4914,0.4822,0.4465 and 0.2470,0.2435,0.2616; CIFAR-100:
                   0.5071,0.4865,0.4409 and 0.2673,0.2564,0.2762)
   --stem          cifar_pad2 for solo-learn's on CIFAR, whose 3x3 convolution pads by 2
   --prefix        of the names, where several encoders are there: DINO's teacher is taken, MoCo's
                   encoder_q; nested dictionaries are joined by dots: student.module.backbone
 
 Bottlenecks are torchvision's (version 1.5). A FILE that is not .safetensors needs PyTorch:
-pip install '.[torch]'. The second command writes torchvision's names, and needs no PyTorch; of such
-a file, --arch, --stem, --mean and --std need not be given again.
+pip install '.[torch]'. The second command writes the same names, and needs no PyTorch; of such a
+file, --arch, --stem, --mean and --std need not be given again.
 """
 
 from collections.abc import Callable

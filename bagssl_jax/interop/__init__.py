@@ -1,4 +1,4 @@
-"""ResNets from PyTorch, and the way back: names, layouts of checkpoints, files, and runs."""
+"""Encoders from PyTorch, and the way back: names, layouts of checkpoints, files, and runs."""
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.interop.runs import export_checkpoint, import_checkpoint

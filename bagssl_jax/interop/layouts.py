@@ -1,7 +1,7 @@
 """Where the backbone lies in a checkpoint: under which prefix, and beside which heads.
 
 The prefix is found by the first convolution of the first residual block, of which every ResNet has
-one, whatever is wrapped around it:
+one, or by the embedding of pixels, which every ViT has, whatever is wrapped around it:
 
     torchvision, and what VICReg, Barlow Twins and DINO publish     (none)
     VICReg and Barlow Twins while training      model.module.backbone.
@@ -45,11 +45,11 @@ HEADS = (
 
 
 class Backbone(NamedTuple):
-    """A ResNet as it lies in a checkpoint.
+    """A ResNet or a ViT as it lies in a checkpoint.
 
     Attributes:
       prefix: of its names there.
-      arrays: under their names in torchvision.
+      arrays: under their names in torchvision, or of a ViT in timm.
       left_out: what else there is, name of a module -> number of arrays.
     """
 
@@ -59,16 +59,16 @@ class Backbone(NamedTuple):
 
 
 def find_backbone(arrays: Mapping[str, np.ndarray], prefix: str = '') -> Backbone:
-    """Finds the ResNet among the arrays of a checkpoint.
+    """Finds the ResNet or the ViT among the arrays of a checkpoint.
 
     Args:
       arrays: of the whole checkpoint, under dotted names.
-      prefix: of the ResNet's names; '' to find it, '.' where it is empty.
+      prefix: of its names; '' to find it, '.' where it is empty.
 
     Raises:
-      InputError: there is no ResNet, several fit, or none has that prefix.
+      InputError: there is none, several fit, or none has that prefix.
     """
-    prefixes = sorted({match[1] for name in arrays if (match := _FIRST_BLOCK.fullmatch(name))})
+    prefixes = sorted({match[1] for name in arrays if (match := _FIRST_LAYER.fullmatch(name))})
     prefix = _known_prefix(prefix, arrays, prefixes) if prefix else _preferred(arrays, prefixes)
     inside = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
     inside = _numbers_to_names(inside)
@@ -78,7 +78,9 @@ def find_backbone(arrays: Mapping[str, np.ndarray], prefix: str = '') -> Backbon
     return Backbone(prefix, backbone, dict(sorted(left_out.items())))
 
 
-_FIRST_BLOCK = re.compile(r'((?:.*\.)?)(?:layer1|\d+)\.0\.conv1\.weight')
+_FIRST_LAYER = re.compile(
+    r'((?:.*\.)?)(?:(?:layer1|\d+)\.0\.conv1\.weight|patch_embed\.proj\.weight)'
+)
 _SECOND_CHOICE = re.compile(r'student|encoder_k|momentum|target|(^|[._])ema([._]|$)')
 
 
@@ -96,19 +98,20 @@ def _known_prefix(prefix: str, arrays: Mapping[str, np.ndarray], found: list[str
 def _preferred(arrays: Mapping[str, np.ndarray], found: list[str]) -> str:
     if not found:
         raise InputError(
-            'the checkpoint holds no ResNet with the names of torchvision: none ends in '
-            f'layer1.0.conv1.weight; {_holds(arrays)}'
+            'the checkpoint holds no ResNet with the names of torchvision and no ViT with those of '
+            'timm: none ends in layer1.0.conv1.weight or patch_embed.proj.weight; '
+            f'{_holds(arrays)}'
         )
     first = [prefix for prefix in found if not _SECOND_CHOICE.search(prefix)] or found
     if len(first) > 1:
         raise InputError(
-            f'the checkpoint holds several ResNets: give one by --prefix; {_listed(first)}'
+            f'the checkpoint holds several encoders: give one by --prefix; {_listed(first)}'
         )
     return first[0]
 
 
 def _listed(prefixes: list[str]) -> str:
-    return f'there are ResNets under {", ".join(prefix or "." for prefix in prefixes)}'
+    return f'there are encoders under {", ".join(prefix or "." for prefix in prefixes)}'
 
 
 def _holds(arrays: Mapping[str, np.ndarray]) -> str:

@@ -6,7 +6,7 @@ on the first 1x1 (version 1, as in Caffe) has the same names and shapes, and can
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,32 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
     shapes = {name: _torch_shape(flat[path].shape) for name, path in expected.items()}
     norms = {name.removesuffix('running_mean') for name in expected if 'running_mean' in name}
     ignored = {f'{norm}num_batches_tracked' for norm in norms}
+    check_fits(arrays, shapes, ignored)
+    return traverse_util.unflatten_dict(
+        {
+            path: np.transpose(
+                np.asarray(arrays[name], np.float32), _axes(shapes[name], (2, 3, 1, 0))
+            )
+            for name, path in expected.items()
+        }
+    )
+
+
+def check_fits(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored: Collection[str] = (),
+) -> None:
+    """Raises InputError, which lists arrays that are unknown, missing or of another shape.
+
+    Args:
+      arrays: that there are.
+      shapes: of those that there must be, by the name.
+      ignored: names of others that there may be.
+    """
     faults = {
-        'unknown': arrays.keys() - expected.keys() - ignored,
-        'missing': expected.keys() - arrays.keys(),
+        'unknown': arrays.keys() - shapes.keys() - set(ignored),
+        'missing': shapes.keys() - arrays.keys(),
         'of another shape': [
             f'{name} {arrays[name].shape} instead of {shape}'
             for name, shape in shapes.items()
@@ -67,14 +90,6 @@ def from_torchvision(arrays: Mapping[str, np.ndarray], like: Variables) -> Varia
             f'{kind}: {_some(sorted(names))}' for kind, names in faults.items() if names
         )
         raise InputError(f'the checkpoint does not fit the encoder that --arch names; {found}')
-    return traverse_util.unflatten_dict(
-        {
-            path: np.transpose(
-                np.asarray(arrays[name], np.float32), _axes(shapes[name], (2, 3, 1, 0))
-            )
-            for name, path in expected.items()
-        }
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -15,18 +15,22 @@ import numpy as np
 from flax import linen as nn
 
 from bagssl_jax.checkpoints import Checkpoints, restore_items
-from bagssl_jax.defaults import check_ranges, get_config
+from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.defaults import VITS, check_ranges, get_config
 from bagssl_jax.errors import InputError, check_known
+from bagssl_jax.interop import vit
 from bagssl_jax.interop.files import read_arrays, read_notes, write_arrays
 from bagssl_jax.interop.layouts import Backbone, find_backbone
 from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
 from bagssl_jax.interop.projectors import find_projector
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_networks
 from bagssl_jax.models.resnet import ResNet
+from bagssl_jax.models.vit import ViT
 from bagssl_jax.parallel import sharded_shapes
 from bagssl_jax.runs import Run
 
-ARCHS = tuple(name for name in ENCODERS if name.startswith('resnet'))
+RESNETS = tuple(name for name in ENCODERS if name.startswith('resnet'))
+ARCHS = (*RESNETS, *VITS)
 IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
 
@@ -52,7 +56,8 @@ def import_checkpoint(
         `mean` and `std`.
       run: whose directory is created where it does not exist.
       prefix: of the encoder's names in the file; '' to find it, '.' where it is empty.
-      stem: one of `models.resnet.STEMS`; '' for the one that has the first convolution's size.
+      stem: of a ResNet, one of `models.resnet.STEMS`; '' for the one that has the first
+        convolution's size.
       mean, std: what the encoder was trained to have subtracted from pixels in [0, 1], and
         divided by, for each channel; () for ImageNet's, where the file does not say.
 
@@ -67,15 +72,19 @@ def import_checkpoint(
     known = IMAGENET | notes | {key: value for key, value in given.items() if value}
     if 'name' not in known:
         check_known('--arch', arch, ARCHS)
-    arch, stem, mean, std = known['name'], known.get('stem', ''), known['mean'], known['std']
+    arch, mean, std = known['name'], known['mean'], known['std']
     found = find_backbone(arrays, prefix)
-    _check_arch(arch, found.arrays)
-    width, fitting_stem = _stem(found)
-    config = imported_config(arch, width=width, stem=stem or fitting_stem, mean=mean, std=std)
+    settings = _settings(arch, found, known)
+    config = imported_config(arch, settings, mean=mean, std=std)
     if projector := find_projector(arrays, found.prefix):
         config['projector'] |= {'widths': projector.widths, 'last_bias': projector.last_bias}
     encoder = make_networks(config).encoder
-    items = {'encoder': from_torchvision(found.arrays, _shapes(encoder))}
+    like = _shapes(encoder, 32)
+    items = {
+        'encoder': vit.from_timm(found.arrays, encoder, like)
+        if isinstance(encoder, ViT)
+        else from_torchvision(found.arrays, like)
+    }
     if projector:
         items['projector'] = projector.variables
     config['imported'] = {
@@ -97,77 +106,110 @@ def import_checkpoint(
     print(f'{run}: {_described(encoder, arch, items["encoder"])}')
     if projector:
         print(f'with a projector of widths {", ".join(map(str, projector.widths))}')
-    if encoder.stem == 'cifar':
+    if settings.get('stem') == 'cifar':
         print("the stem pads by 1; for solo-learn's, which pads by 2, give --stem=cifar_pad2")
 
 
 def export_checkpoint(run: Run, path: str) -> None:
-    """Writes the encoder of the newest checkpoint of `run` with torchvision's names.
+    """Writes the encoder of the newest checkpoint of `run` with torchvision's, or timm's, names.
 
     Args:
       run: any, trained here or imported.
       path: of the .safetensors file, which is replaced where it exists.
 
     Raises:
-      InputError: there is no undamaged checkpoint, its encoder is not a ResNet, or the file cannot
-        be written.
+      InputError: there is no undamaged checkpoint, its encoder is neither a ResNet nor a ViT, or
+        the file cannot be written.
     """
     config = run.read_config()
     name, encoder = config['encoder']['name'], make_networks(config).encoder
-    if not isinstance(encoder, ResNet):
+    if not isinstance(encoder, ResNet | ViT):
         raise InputError(
             f'{run} holds an encoder named {name}, which PyTorch has no name for: '
             f'only {", ".join(ARCHS)} can be exported'
         )
-    step, items = restore_items(run, {'encoder': _shapes(encoder)})
+    like = _shapes(encoder, PatchGeometry.of(config['patches']).input_side)
+    step, items = restore_items(run, {'encoder': like})
+    variables = jax.device_get(items['encoder'])
+    if isinstance(encoder, ViT):
+        own, arrays = ('width', 'heads', 'pool'), vit.to_timm(variables, encoder)
+        arrays = {key: np.ascontiguousarray(x) for key, x in arrays.items()}
+    else:
+        own, arrays = ('width', 'stem'), to_torchvision(variables)
     notes = {'step': step, 'name': name}
-    notes |= {key: getattr(encoder, key) for key in ('width', 'stem', 'mean', 'std')}
-    arrays = to_torchvision(jax.device_get(items['encoder']))
+    notes |= {key: getattr(encoder, key) for key in (*own, 'mean', 'std')}
     write_arrays(path, arrays, {key: str(value) for key, value in notes.items()})
     print(f'{path}: step {step:,}, {_described(encoder, name, items["encoder"])}')
 
 
 def imported_config(
-    arch: str, *, width: int, stem: str, mean: Sequence[float], std: Sequence[float]
+    arch: str, settings: Mapping[str, Any], *, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Any]:
     """The configuration of a run that is imported: the defaults, but for what an import knows.
 
     The images that the encoder is probed on are set where it is probed. Patches are a quarter of
     the image's area, and resized to what such encoders were trained on: 224 pixels with
-    ImageNet's stem, to which smaller images are enlarged too, and 32 with CIFAR's. There is no
-    projector yet.
+    ImageNet's stem, to which smaller images are enlarged too, and 32 with CIFAR's; of a ViT, what
+    its positions are of. There is no projector yet.
+
+    Args:
+      arch: name of the encoder.
+      settings: of the encoder's group that differ from the defaults.
+      mean, std: of the pixels.
 
     Raises:
       InputError: a number out of its range.
     """
     config = get_config()
     config.data.name = ''
-    config.patches.resize = 224 if stem == 'imagenet' else 32
+    of_resnet = 224 if settings.get('stem') == 'imagenet' else 32
+    config.patches.resize = settings.get('image_size', of_resnet)
     config.encoder.name = arch
-    config.encoder[arch].width = width
-    config.encoder[arch].stem = stem
+    config.encoder[arch].update(settings)
     config.encoder.mean = tuple(mean)
     config.encoder.std = tuple(std)
     config.projector.widths = ()
-    config.probe.enlarge = stem == 'imagenet'
+    config.probe.enlarge = config.patches.resize > 32
     config.probe.views = ('bag', 'center', 'whole')
     config.probe.batch_size = 256
     check_ranges(config := config.to_dict())
     return config
 
 
-def _check_arch(arch: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises InputError where another one fits the blocks."""
+def _settings(arch: str, found: Backbone, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an encoder that its arrays tell, with what is `known` of it besides.
+
+    Raises:
+      InputError: another `arch` fits the arrays, or none does.
+    """
+    if vit.EMBEDDING in found.arrays:
+        settings = vit.settings_of(found.arrays, heads=known.get('heads', 0))
+        fitting = [name for name, (width, _) in VITS.items() if width == settings['width']]
+        _check_arch(arch, fitting if arch in VITS else fitting or list(VITS))
+        return settings | {key: known[key] for key in ('pool',) if key in known}
+    _check_arch(arch, _fitting_resnets(found.arrays) or [*RESNETS] * (arch in VITS))
+    width, fitting_stem = _stem(found)
+    return {'width': width, 'stem': known.get('stem') or fitting_stem}
+
+
+def _check_arch(arch: str, fitting: Sequence[str]) -> None:
+    """Raises InputError where one of others is `fitting`."""
+    if fitting and arch not in fitting:
+        others = ' or '.join(f'--arch={name}' for name in fitting)
+        raise InputError(f'--arch={arch}: the checkpoint holds a {fitting[0]}: {others}')
+
+
+def _fitting_resnets(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The one that has as many blocks, if there is one."""
     blocks = {match[0] for name in arrays if (match := re.match(r'layer\d+\.\d+\.', name))}
     counts = Counter(block.partition('.')[0] for block in blocks)
     stages = tuple(counts[f'layer{i}'] for i in range(1, 5))
     bottleneck = 'layer1.0.conv3.weight' in arrays
-    for name in ARCHS:
-        made = ENCODERS[name]
-        if (made.args, made.keywords.get('bottleneck', False)) == ((stages,), bottleneck):
-            if name != arch:
-                raise InputError(f'--arch={arch}: the checkpoint holds a {name}: --arch={name}')
-            return
+    blocks = ((stages,), bottleneck)
+    made = {name: ENCODERS[name] for name in RESNETS}
+    return [
+        name for name, m in made.items() if (m.args, m.keywords.get('bottleneck', False)) == blocks
+    ]
 
 
 def _stem(found: Backbone) -> tuple[int, str]:
@@ -184,27 +226,36 @@ def _stem(found: Backbone) -> tuple[int, str]:
     return shape[0], stems[shape[1:]]
 
 
-def _shapes(encoder: nn.Module) -> Variables:
-    """The shapes of an encoder's variables, to be restored on one device."""
-    # A ResNet's do not depend on the side.
-    init = functools.partial(init_variables, Networks(encoder), side=32)
+def _shapes(encoder: nn.Module, side: int) -> Variables:
+    """The shapes of an encoder's variables, to be restored on one device.
+
+    Args:
+      encoder: a ViT that has an image_size, and a ResNet, do not depend on the side.
+      side: in pixels, of the input.
+    """
+    init = functools.partial(init_variables, Networks(encoder), side=side)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return sharded_shapes(jax.eval_shape(init, 0)['encoder'], sharding)
 
 
 def _exported(path: str) -> dict[str, Any]:
-    """What `export_checkpoint` wrote into a file: 'name', 'stem', 'mean', 'std'; {} of others."""
+    """What `export_checkpoint` wrote into a file; {} of others.
+
+    That is 'name', 'mean', 'std' and, of a ResNet, 'stem', of a ViT, 'heads' and 'pool'.
+    """
     notes = read_notes(path)
-    if not {'name', 'stem', 'mean', 'std'} <= notes.keys():
+    if not {'name', 'mean', 'std'} <= notes.keys():
         return {}
     try:
         numbers = {
             key: tuple(float(part) for part in notes[key].strip('()').split(','))
             for key in ('mean', 'std')
         }
+        heads = {'heads': int(notes['heads'])} if 'heads' in notes else {}
     except ValueError:  # not by this program
         return {}
-    return {'name': notes['name'], 'stem': notes['stem'], **numbers}
+    texts = {key: notes[key] for key in ('name', 'stem', 'pool') if key in notes}
+    return texts | heads | numbers
 
 
 def _check_vacant(run: Run) -> None:
@@ -218,9 +269,20 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _described(encoder: ResNet, name: str, variables: Variables) -> str:
+def _described(encoder: ResNet | ViT, name: str, variables: Variables) -> str:
     size = sum(x.size for x in jax.tree.leaves(variables['params']))
+    if isinstance(encoder, ViT):
+        own = f'{encoder.patch}x{encoder.patch} pixels a token, {_POOLED[encoder.pool]}'
+    else:
+        own = f'{encoder.stem} stem'
     return (
-        f'{name} of width {encoder.width}, {encoder.stem} stem, {size:,} parameters, for pixels in '
+        f'{name} of width {encoder.width}, {own}, {size:,} parameters, for pixels in '
         f'[0, 1] less {encoder.mean} and divided by {encoder.std}'
     )
+
+
+_POOLED = {
+    'mean': 'h the mean of the tokens',
+    'mean_norm': 'h the mean of the tokens, normalised',
+    'class': 'h the class token',
+}

@@ -8,11 +8,11 @@ import sys
 import time
 from typing import ClassVar
 
-from tiny import REPOSITORY, TINY
+from tiny import QUICKLY, REPOSITORY, TINY
 
 # Set before JAX is imported; programs that the tests start inherit them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICKLY}'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
@@ -33,6 +33,7 @@ from bagssl_jax.runs import Run  # noqa: E402
 
 SHRUNK = (
     *TINY,
+    '--config.augment.jitter=0',  # which compiles for longer than the networks
     '--config.predictor.widths=(12,8)',
     '--config.optimizer.warmup_epochs=0.5',
     '--config.train.epochs=2',
@@ -71,6 +72,13 @@ def bucket():
     Bucket.store.clear()
     Bucket.pseudo_dirs[:] = ['']
     return Bucket()
+
+
+def slow_but(quick, values):
+    """Parameters of a test, of which the `quick` ones are not marked as slow."""
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values
+    ]
 
 
 def read_one(source, index):
@@ -134,7 +142,7 @@ def refusal(program):
 
 def start(module, *arguments, **options):
     """Starts a program as a person does, with two devices."""
-    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {QUICKLY}'}
     return subprocess.Popen(
         [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
         env=environment,

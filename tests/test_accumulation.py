@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import slow_but
 from jax.sharding import PartitionSpec
 
 from bagssl_jax.augment import augment
@@ -157,7 +158,7 @@ def assert_close(tree, expected, tolerance):
         np.testing.assert_allclose(leaf, other, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize('objective', sorted(OBJECTIVES))
+@pytest.mark.parametrize('objective', slow_but(('tcr',), sorted(OBJECTIVES)))
 def test_a_step_in_parts_equals_plain_differentiation_of_all_parts(objective, patches):
     before = fresh_state(objective)
     expected, stats, _, gradient = by_plain_differentiation(objective, before, patches)
@@ -180,7 +181,7 @@ def test_a_step_in_parts_equals_plain_differentiation_of_all_parts(objective, pa
         assert_close(parameters(state.target), followed, 1e-5)
 
 
-@pytest.mark.parametrize('objective', sorted(OBJECTIVES))
+@pytest.mark.parametrize('objective', slow_but(('tcr',), sorted(OBJECTIVES)))
 def test_parts_that_are_alike_give_the_step_of_the_whole_batch(objective, patches):
     twice = np.repeat(patches[: IMAGES // PARTS], PARTS, axis=0)  # so a part has one of each
     whole, expected = one_step(objective, 1, twice, augment=plain, accumulate=1)
@@ -228,7 +229,7 @@ def compiled_resnet(step, devices, accumulate):
     return function.lower(shapes, {'patches': inputs}).compile(), shapes.params
 
 
-@pytest.mark.parametrize('step', ['train', 'spread'])
+@pytest.mark.parametrize('step', slow_but(('spread',), ('train', 'spread')))
 def test_the_memory_is_that_of_a_part(step):
     whole, in_four = (
         compiled_resnet(step, 1, parts)[0].memory_analysis().temp_size_in_bytes for parts in (1, 4)

@@ -360,11 +360,13 @@ def test_slice_is_the_slice_of_the_whole():
     x, indices, key = make_pixels(16), np.arange(16), jax.random.key(5)
     run = jax.jit(functools.partial(augment, **HALF))
     whole = np.asarray(run(key, x, indices))
+    # A program of another size may round otherwise in the last bit.
+    assert_equal = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-7)
     for part in (slice(5, 12), slice(15, 16)):
-        np.testing.assert_array_equal(run(key, x[part], indices[part]), whole[part])
+        assert_equal(run(key, x[part], indices[part]), whole[part])
     order = np.random.default_rng(0).permutation(16)
-    np.testing.assert_array_equal(run(key, x[order], indices[order]), whole[order])
-    assert (np.asarray(run(key, x[:8], indices[8:])) != whole[:8]).any()
+    assert_equal(run(key, x[order], indices[order]), whole[order])
+    assert (abs(np.asarray(run(key, x[:8], indices[8:])) - whole[:8]) > 0.1).any()
 
 
 def test_sharded_equals_unsharded():

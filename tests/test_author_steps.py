@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow_but
 
 from bagssl_jax.interop.names import to_torchvision
 from bagssl_jax.models import Networks, init_variables
@@ -169,12 +170,10 @@ def exported(variables):
 
 
 # Their optimisers' own parts, and objectives, have quick tests of their own.
-SLOW = ('barlow', 'simclr', 'byol')
+QUICK = ('emp_ssl',)
 
 
-@pytest.mark.parametrize(
-    'name', [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES]
-)
+@pytest.mark.parametrize('name', slow_but(QUICK, CASES))
 def test_twenty_steps_equal_the_authors(name):
     case = CASES[name]
     with np.load(DATA / case.stored) as stored, jax.enable_x64(True):

@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import SHRUNK
+from conftest import SHRUNK, slow_but
 
 from bagssl_jax.benchmarks.timing import clocked
 from bagssl_jax.benchmarks.utilisation import matrix_operations, matrix_rate
@@ -38,7 +38,7 @@ def check_rates(row, rate, *, patches, images):
     assert row['utilisation'] == pytest.approx(reached / rate['operations_per_s'], rel=2e-3)
 
 
-@pytest.mark.parametrize('crop_on', ['host', 'device'])
+@pytest.mark.parametrize('crop_on', slow_but(('host',), ('host', 'device')))
 def test_train(measured, crop_on):
     found = measured(
         'train', '--config.benchmark.train.steps=4', f'--config.data.crop_on={crop_on}'
@@ -61,6 +61,7 @@ def test_train(measured, crop_on):
     assert total['times_step'] == pytest.approx(ratio, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_training_measures_the_stages_that_are_asked_for(measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = measured(
@@ -83,6 +84,7 @@ def test_embed(measured):
     assert found['total']['patches_per_s_per_core'] > 0
 
 
+@pytest.mark.slow
 def test_probe(measured):
     found = measured(
         'probe', '--config.benchmark.probe.images=20', '--config.probe.labels=all,5',

@@ -192,10 +192,11 @@ def test_bags_are_embedded_in_every_space_asked_for(encoder, variables):
 def test_the_forward_pass_is_differentiable_in_the_pixels(encoder):
     pixels = jnp.asarray(random_images(2, 16, 16), jnp.float32) / 255
 
+    @jax.jit
     def first_feature(pixels):
         return forward(encoder.networks, encoder.variables, pixels)['z'][:, 0].sum()
 
-    gradient = jax.grad(first_feature)(pixels)
+    gradient = jax.jit(jax.grad(first_feature))(pixels)
     # Along the gradient the output rises as it says; float32 leaves three digits of that.
     step = 1e-3 * gradient / jnp.linalg.norm(gradient)
     rise = first_feature(pixels + step) - first_feature(pixels - step)

@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from conftest import slow_but
 
 from bagssl_jax.data.pipeline import TrainBatch
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated, stack_sharded
@@ -49,7 +50,7 @@ def test_single_batches_stay_as_they_are():
     assert unreadable.tolist() == [7, -1]
 
 
-@pytest.fixture(scope='module', params=[1, 8])
+@pytest.fixture(scope='module', params=slow_but((8,), (1, 8)))
 def execute(request, shrunk):
     """Runs the same four steps: the state, all metrics and the look at the last, on the host."""
     mesh = make_mesh(jax.devices()[: request.param])

@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import save_run
+from conftest import save_run, slow_but
 
 import bagssl_jax
 from bagssl_jax import memory
@@ -67,7 +67,7 @@ def test_a_step_that_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('count', [1, 4])
+@pytest.mark.parametrize('count', slow_but((4,), (1, 4)))
 def test_nothing_is_compiled_twice(shrunk, tmp_path, caplog, count):
     config = shrunk('--config.train.steps=4', f'--config.train.steps_per_execution={count}')
     with caplog.at_level(logging.WARNING, 'jax'), jax.log_compiles():

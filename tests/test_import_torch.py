@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, slow_but
 from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -89,7 +89,7 @@ def test_pixel_statistics_are_applied_to_pixels():
 
 
 @pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
-@pytest.mark.parametrize('name', STAGES)
+@pytest.mark.parametrize('name', slow_but(('resnet18', 'resnet50'), STAGES))
 def test_there_and_back_is_exact(name, stem):
     arrays = weights(name, stem=stem)
     variables = linen(arrays, name, stem)

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from conftest import slow_but
 
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import pipeline
@@ -105,7 +106,8 @@ def test_training_lowers_the_loss(shrunk, tmp_path):
     assert max(losses[-6:]) < min(losses[:2])
 
 
-@pytest.mark.parametrize('step', [4, 5])  # with and without an unlogged step behind it
+# With and without an unlogged step behind it.
+@pytest.mark.parametrize('step', slow_but((5,), (4, 5)))
 def test_interrupted_and_resumed_equals_uninterrupted(
     finished, config, tmp_path, monkeypatch, step
 ):
@@ -206,6 +208,7 @@ class Opened:
         return self._images
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_inside_an_execution(shrunk, tmp_path, monkeypatch, capsys):
     options = ('--config.train.steps_per_execution=4', '--config.train.log_every=6')
     config = shrunk(*options)
@@ -318,6 +321,7 @@ def test_a_non_finite_term_is_named_and_the_good_checkpoint_kept(shrunk, tmp_pat
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items))
 
 
+@pytest.mark.slow
 def test_a_non_finite_term_inside_an_execution_is_of_the_same_step(shrunk, tmp_path):
     options = ('--config.optimizer.learning_rate=1e9', '--config.optimizer.warmup_epochs=1.9')
     found = []

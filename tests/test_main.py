@@ -31,7 +31,6 @@ def trained(tmp_path_factory):
     return workdir, out, err
 
 
-@pytest.mark.slow
 def test_quickstart_trains_probes_and_reports(trained):
     workdir, out, err = trained
     assert (

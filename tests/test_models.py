@@ -132,6 +132,7 @@ def test_the_gradient_is_written_for_the_platform_that_it_is_lowered_for():
     assert 'stablehlo.while' not in texts['tpu']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('bottleneck', [False, True])
 def test_what_is_computed_again_changes_memory_alone(bottleneck):
     x = jax.random.uniform(jax.random.key(0), (64, 16, 16, 3))

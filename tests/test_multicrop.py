@@ -157,12 +157,12 @@ def one_step(objective, devices, by_index=False, accumulate=1):
 @pytest.mark.parametrize(
     ('objective', 'options'),
     [
-        ('byol', {}),
+        ('tcr', {}),
         pytest.param('byol', {'by_index': True}, marks=pytest.mark.slow),
         pytest.param('byol', {'accumulate': 2}, marks=pytest.mark.slow),
         *(
             pytest.param(name, {}, marks=pytest.mark.slow)
-            for name in sorted(OBJECTIVES.keys() - {'byol'})
+            for name in sorted(OBJECTIVES.keys() - {'tcr'})
         ),
     ],
 )

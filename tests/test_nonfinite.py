@@ -85,6 +85,7 @@ def test_a_skipped_update_leaves_nothing_but_the_number_of_the_step(shrunk, tmp_
     assert all(np.isfinite(row['loss']) for row in logged if 'loss' in row)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_skipped_updates_resumes_exactly(shrunk, tmp_path, monkeypatch):
     options = (
         *SKIP, '--config.train.steps_per_execution=4', '--config.train.accumulate=2',
@@ -102,6 +103,7 @@ def test_an_interrupted_run_with_skipped_updates_resumes_exactly(shrunk, tmp_pat
     assert_equal(*ends)
 
 
+@pytest.mark.slow
 def test_skipping_and_stopping_learn_the_same_where_all_is_finite(shrunk, tmp_path):
     train(shrunk('--config.train.steps=6'), tmp_path / 'stop')
     train(shrunk(*SKIP), tmp_path / 'skip')
@@ -117,6 +119,7 @@ def test_too_many_skipped_updates_stop_the_run():
         read_rows([steps], skipped=4, at_most=4)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_by_skipping(shrunk, tmp_path, monkeypatch):
     config = shrunk('--config.train.steps=6')
     break_steps(monkeypatch, config, 4)

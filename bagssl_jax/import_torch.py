@@ -1,9 +1,8 @@
-"""Brings an encoder from PyTorch into a workdir, or a workdir's into a file for PyTorch.
+"""Brings an encoder from PyTorch into a workdir.
 
     python -m bagssl_jax.import_torch --checkpoint=FILE --arch=resnet50 --workdir=DIR
-    python -m bagssl_jax.import_torch --export=FILE.safetensors --workdir=DIR
 
-The first takes a state dict with torchvision's names, or of a ViT with timm's, bare or as VICReg,
+FILE holds a state dict with torchvision's names, or of a ViT with timm's, bare or as VICReg,
 MoCo, SimSiam, SwAV, DINO, Barlow Twins, solo-learn and EMP-SSL nest it; then, for one, probe it:
 
     python -m bagssl_jax.probe --workdir=DIR --config.data.name=NAME --config.data.dir=DATA
@@ -23,8 +22,8 @@ EMP-SSL. These cannot be:
                   encoder_q; nested dictionaries are joined by dots: student.module.backbone
 
 Bottlenecks are torchvision's (version 1.5). A FILE that is not .safetensors needs PyTorch:
-pip install '.[torch]'. The second command writes the same names, and needs no PyTorch; of such a
-file, --arch, --stem, --mean and --std need not be given again.
+pip install '.[torch]'. Of what `bagssl_jax.export` wrote, --arch, --stem, --mean and --std need not
+be given again.
 """
 
 from collections.abc import Callable
@@ -33,7 +32,6 @@ from bagssl_jax import cli
 
 OPTIONS = {
     'checkpoint': '',
-    'export': '',
     'workdir': '',
     'arch': '',
     'prefix': '',
@@ -44,9 +42,9 @@ OPTIONS = {
 
 
 def load() -> Callable[..., None]:
-    from bagssl_jax.interop import transfer
+    from bagssl_jax.interop import import_run
 
-    return transfer
+    return import_run
 
 
 if __name__ == '__main__':

@@ -65,8 +65,8 @@ def phases(root):
         measure = ('benchmark', what, *CONFIG)
         yield Phase(f'benchmark {what}, importing', measure, delay=1)
         yield Phase(f'benchmark {what}, set-up', measure, delay=3)
-    export = ('import_torch', workdir, f'--export={root / "exported.safetensors"}')
-    yield Phase('import_torch, importing', export, delay=0.7)
+    export = ('export', workdir, f'--out={root / "exported.onnx"}')
+    yield Phase('export, importing', export, delay=0.7)
     yield Phase('prepare, importing', ('prepare', 'cifar10', f'--data_dir={root}'), delay=0.7)
 
 

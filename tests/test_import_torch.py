@@ -15,6 +15,7 @@ from torchvision_weights import (
     EMP_SSL_PROJECTOR,
     LAYOUTS,
     MEAN,
+    OUTPUTS,
     STAGES,
     STD,
     VICREG_PROJECTOR,
@@ -31,7 +32,7 @@ from torchvision_weights import (
 from bagssl_jax import command_line, load
 from bagssl_jax.checkpoints import Checkpoints, restore_items
 from bagssl_jax.errors import InputError
-from bagssl_jax.interop import transfer
+from bagssl_jax.interop import export_run, import_run
 from bagssl_jax.interop.layouts import find_backbone
 from bagssl_jax.interop.names import from_torchvision, to_torchvision
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_encoder
@@ -44,7 +45,7 @@ def imported(tmp_path_factory):
     place = tmp_path_factory.mktemp('imported')
     file = place / 'vicreg.safetensors'
     save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18'))), file)
-    transfer(**flags(place / 'run', checkpoint=str(file)))
+    import_run(**flags(place / 'run', checkpoint=str(file)))
     return place / 'run', file
 
 
@@ -59,20 +60,7 @@ def linen(arrays, name='resnet18', stem='imagenet'):
     return jax.tree.map(jnp.asarray, from_torchvision(arrays, shapes(name, stem)))
 
 
-# Some of the embeddings that PyTorch 2.13 has computed of the second image, by the model in
-# test_torch_parity.py.
-@pytest.mark.parametrize(
-    ('name', 'stem', 'padding', 'expected'),
-    [
-        ('resnet18', 'cifar', 'cifar', [0.31278792, 0.89875942, 1.39707661, 0.0, 0.50291586]),
-        ('resnet18', 'cifar', 'cifar_pad2', [0.27874258, 0.95467114, 1.23281646, 0.0, 0.51816568]),
-        ('resnet18', 'imagenet', 'imagenet', [0.44123015, 0.98331898, 0.3085646, 0.07795258]),
-        ('resnet34', 'cifar', 'cifar', [0.27844083, 0.19744623, 0.06934936, 0.20088295]),
-        ('resnet34', 'imagenet', 'imagenet', [0.25329298, 0.06665057, 0.0, 0.03809139]),
-        ('resnet50', 'cifar', 'cifar', [0.0, 1.40740299, 0.18039818, 0.22341384, 0.79473680]),
-        ('resnet50', 'imagenet', 'imagenet', [0.19191867, 0.21283016, 0.02603140, 0.0, 0.0]),
-    ],
-)
+@pytest.mark.parametrize(('name', 'stem', 'padding', 'expected'), OUTPUTS)
 def test_outputs_are_those_that_pytorch_had(name, stem, padding, expected):
     arrays = weights(name, stem=stem)
     h = imported_output(name, arrays, images(stem), stem=padding, mean=MEAN, std=STD)
@@ -182,7 +170,7 @@ def test_of_many_arrays_that_do_not_fit_two_are_named():
 def test_the_projector_comes_too(tmp_path, capsys, beside, prefix, last_bias):
     arrays = prefixed(prefix, weights('resnet18')) | beside
     save_file(arrays, tmp_path / 'x.safetensors')
-    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+    import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
     out = capsys.readouterr().out
     assert 'left out, with the number of arrays: nothing' in out
     assert 'with a projector of widths 16, 16, 8' in out
@@ -202,7 +190,7 @@ def test_a_projector_of_another_layout_is_left_out(tmp_path, capsys, without):
     save_file(
         prefixed('model.module.backbone.', weights('resnet18')) | beside, tmp_path / 'x.safetensors'
     )
-    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+    import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
     out = capsys.readouterr().out
     assert f'model.module.projector ({len(beside)})' in out
     assert 'with a projector' not in out
@@ -239,7 +227,7 @@ def test_an_import_has_the_keys_that_a_training_would_have_left(imported):
 def test_what_was_exported_is_what_was_imported(imported, tmp_path, capsys):
     workdir, file = imported
     out = str(tmp_path / 'out.safetensors')
-    transfer(**flags(workdir, export=out))
+    export_run(workdir=str(workdir), out=out)
     assert 'step 0, resnet18 of width 4, imagenet stem' in capsys.readouterr().out
     arrays, before = load_file(out), find_backbone(load_file(file)).arrays
     assert arrays.keys() == {key for key in before if 'num_batches_tracked' not in key}
@@ -253,8 +241,8 @@ def test_what_was_exported_says_how_it_is_imported(tmp_path, program):
     file, out = str(tmp_path / 'vicreg.safetensors'), str(tmp_path / 'out.safetensors')
     save_file(flat(weights('resnet18', stem='cifar')), file)
     own = {'mean': (0.5, 0.25, 0.125), 'std': (0.25, 0.5, 0.75), 'stem': 'cifar_pad2'}
-    transfer(**flags(tmp_path / 'run', checkpoint=file, **own))
-    transfer(**flags(tmp_path / 'run', export=out))
+    import_run(**flags(tmp_path / 'run', checkpoint=file, **own))
+    export_run(workdir=str(tmp_path / 'run'), out=out)
     first, second = tmp_path / 'first', tmp_path / 'second'
     assert program('import_torch', f'--checkpoint={out}', f'--workdir={first}')[0] == 0
     encoder = Run.at(first).read_config()['encoder']
@@ -278,7 +266,7 @@ def test_the_encoder_of_a_training_is_exported(shrunk, tmp_path):
             items = {'encoder': variables, 'training': {'step': np.array(step)}}
             checkpoints.save(step, items, {'unlogged': []})
     out = str(tmp_path / 'out.safetensors')
-    transfer(**flags(tmp_path, export=out))
+    export_run(workdir=str(tmp_path), out=out)
     kernel = variables['params']['stage2_block1']['shortcut_conv']['kernel']
     exported = load_file(out)
     assert (exported['layer2.0.downsample.0.weight'][5, 2] == kernel[:, :, 2, 5]).all()
@@ -289,7 +277,7 @@ def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
     file = tmp_path / 'emp-ssl.safetensors'
     save_file(flat(LAYOUTS['emp-ssl'][0](weights('resnet18', stem='cifar'))), file)
     half = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}
-    transfer(**flags(tmp_path / 'run', checkpoint=str(file), **half))
+    import_run(**flags(tmp_path / 'run', checkpoint=str(file), **half))
     taken, left_out, settings, hint = capsys.readouterr().out.splitlines()
     assert taken == 'taken: module.backbone.'
     assert left_out.endswith(': module.pre_feature (2), module.projection (2)')
@@ -302,22 +290,22 @@ def test_it_says_what_it_took_and_what_it_left_out(tmp_path, capsys):
 def test_another_import_is_refused_in_the_same_place_but_the_same_is_not(imported, tmp_path):
     workdir, file = imported
     before = json.dumps(Run.at(workdir).read_config())
-    transfer(**flags(workdir, checkpoint=str(file)))
+    import_run(**flags(workdir, checkpoint=str(file)))
     other = tmp_path / file.name
     save_file(flat(LAYOUTS['vicreg'][0](weights('resnet18', seed=1))), other)
     with pytest.raises(InputError, match=r'holds a run with imported.sha256'):
-        transfer(**flags(workdir, checkpoint=str(other)))
+        import_run(**flags(workdir, checkpoint=str(other)))
     assert json.dumps(Run.at(workdir).read_config()) == before
 
 
 def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
     (tmp_path / 'config.json').write_text(shrunk().to_json())
     with pytest.raises(InputError, match='holds a run with'):
-        transfer(**flags(tmp_path, checkpoint=str(imported[1])))
+        import_run(**flags(tmp_path, checkpoint=str(imported[1])))
     (tmp_path / 'config.json').unlink()
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(InputError, match='holds checkpoints already'):
-        transfer(**flags(tmp_path, checkpoint=str(imported[1])))
+        import_run(**flags(tmp_path, checkpoint=str(imported[1])))
 
 
 @pytest.mark.parametrize(
@@ -330,8 +318,7 @@ def test_a_training_in_the_same_place_is_left_alone(imported, tmp_path, shrunk):
         (['--arch=tiny'], "unknown --arch 'tiny'"),
         (['--arch=resnet34'], '--arch=resnet34: the checkpoint holds a resnet18: --arch=resnet18'),
         (['--checkpoint=/no/such.safetensors'], '--checkpoint=/no/such.safetensors: no such file'),
-        (['--export=x.safetensors'], 'either --checkpoint=FILE, to import it, or --export=FILE'),
-        (['--checkpoint='], 'either --checkpoint=FILE, to import it, or --export=FILE'),
+        (['--checkpoint='], '--checkpoint is missing: give --checkpoint=FILE'),
         (['--workdir='], '--workdir is missing'),
         (['--stem=cifar'], 'conv1.weight (4, 3, 7, 7) instead of (4, 3, 3, 3)'),
         (['--stem=small'], "unknown encoder.stem 'small'"),
@@ -356,7 +343,7 @@ def test_a_stem_that_is_neither_is_refused(tmp_path, shape):
     arrays = weights('resnet18') | {'conv1.weight': np.zeros(shape, np.float32)}
     save_file(arrays, tmp_path / 'x.safetensors')
     with pytest.raises(InputError, match=re.escape(f'conv1.weight has the shape {shape}')):
-        transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+        import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
 
 
 def test_a_missing_stem_is_listed_with_the_rest(tmp_path):
@@ -364,24 +351,7 @@ def test_a_missing_stem_is_listed_with_the_rest(tmp_path):
     del arrays['conv1.weight'], arrays['bn1.bias']
     save_file(arrays, tmp_path / 'x.safetensors')
     with pytest.raises(InputError, match=r'missing: bn1\.bias, conv1\.weight$'):
-        transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
-
-
-def test_an_encoder_that_pytorch_does_not_know_is_not_exported(refusal, tmp_path, shrunk):
-    (tmp_path / 'config.json').write_text(shrunk().to_json())
-    arguments = [f'--workdir={tmp_path}', f'--export={tmp_path}/x.safetensors']
-    line = refusal('import_torch', *arguments)
-    assert 'encoder named tiny' in line
-    assert 'resnet18, resnet34, resnet50' in line
-
-
-@pytest.mark.parametrize(
-    ('export', 'message'),
-    [('x.pth', 'ends in .safetensors'), ('no/such/x.safetensors', 'cannot be written')],
-)
-def test_a_file_that_cannot_be_exported_to_is_refused(imported, tmp_path, export, message):
-    with pytest.raises(InputError, match=message):
-        transfer(**flags(imported[0], export=f'{tmp_path}/{export}'))
+        import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
 
 
 def test_a_damaged_file_is_refused(refusal, tmp_path):

@@ -7,7 +7,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
-    ['main', 'probe', 'analyze', 'report', 'benchmark', 'prepare', 'import_torch', 'embed'],
+    [
+        *('main', 'probe', 'analyze', 'report', 'benchmark', 'prepare'),
+        *('import_torch', 'export', 'embed'),
+    ],
     ['cli'],
     ['command_line'],
     ['options'],
@@ -41,6 +44,7 @@ ONLY_IN = {
     'sklearn': {'analysis'},
     'torch': {'interop'},
     'safetensors': {'interop'},
+    'onnx': {'interop'},
     'pyarrow': {'embedding'},
     'absl': {'command_line', 'data', 'options'},
     'ml_collections': {

@@ -24,7 +24,7 @@ from torchvision_weights import (
 
 import bagssl_jax
 from bagssl_jax.errors import InputError
-from bagssl_jax.interop import transfer
+from bagssl_jax.interop import export_run, import_run
 from bagssl_jax.interop.files import read_arrays
 
 torch = pytest.importorskip('torch', reason="PyTorch is not installed: pip install '.[torch]'")
@@ -127,8 +127,8 @@ def test_pytorch_loads_what_an_export_wrote(tmp_path):
     arrays = weights('resnet18')
     save_file(arrays, tmp_path / 'in.safetensors')
     out = str(tmp_path / 'out.safetensors')
-    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'in.safetensors')))
-    transfer(**flags(tmp_path / 'run', export=out))
+    import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'in.safetensors')))
+    export_run(workdir=str(tmp_path / 'run'), out=out)
     model = ResNet('resnet18', width=4, stem='imagenet')
     model.load_state_dict(safetensors.torch.load_file(out), strict=True)
     assert (model.layer3[1].bn2.running_var.numpy() == arrays['layer3.1.bn2.running_var']).all()
@@ -216,7 +216,7 @@ def test_what_is_no_array_is_passed_over_and_not_run(tmp_path, zipped):
 def test_hidden_layers_and_projections_equal_those_of_pytorch(tmp_path):
     arrays = prefixed('module.backbone.', weights('resnet18', stem='cifar')) | EMP_SSL_PROJECTOR
     save_file(arrays, tmp_path / 'x.safetensors')
-    transfer(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
+    import_run(**flags(tmp_path / 'run', checkpoint=str(tmp_path / 'x.safetensors')))
     encoder = bagssl_jax.load(str(tmp_path / 'run'))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 

@@ -14,7 +14,7 @@ from timm_weights import MEAN, OUTPUTS, STD
 import bagssl_jax
 from bagssl_jax.errors import InputError
 from bagssl_jax.import_torch import OPTIONS
-from bagssl_jax.interop import transfer
+from bagssl_jax.interop import export_run, import_run
 from bagssl_jax.interop.layouts import find_backbone
 from bagssl_jax.interop.vit import from_timm, settings_of, to_timm
 from bagssl_jax.models import Networks, init_variables, make_encoder, make_projector
@@ -199,7 +199,7 @@ def dino(tmp_path_factory):
 
 def test_the_teacher_of_dino_is_imported_embedded_and_exported(dino, tmp_path, capsys):
     file, arrays = dino
-    transfer(**flags(tmp_path / 'run', checkpoint=file, arch='vit_ti'))
+    import_run(**flags(tmp_path / 'run', checkpoint=file, arch='vit_ti'))
     out = capsys.readouterr().out
     assert 'taken: teacher.module.backbone.' in out
     assert 'vit_ti of width 192, 8x8 pixels a token, h the class token' in out
@@ -210,13 +210,13 @@ def test_the_teacher_of_dino_is_imported_embedded_and_exported(dino, tmp_path, c
     assert np.isfinite(encoder.embed(image, 4)).all()
     # Exported, it says of itself what an import needs.
     exported = tmp_path / 'vit.safetensors'
-    transfer(**flags(tmp_path / 'run', export=str(exported)))
+    export_run(workdir=str(tmp_path / 'run'), out=str(exported))
     back = load_file(exported)
     assert back.keys() == arrays.keys()
     assert all((back[name] == arrays[name]).all() for name in arrays)
     with safe_open(exported, 'numpy') as opened:
         assert opened.metadata()['name'] == 'vit_ti'
-    transfer(**flags(tmp_path / 'again', checkpoint=str(exported)))
+    import_run(**flags(tmp_path / 'again', checkpoint=str(exported)))
     again = bagssl_jax.load(str(tmp_path / 'again'))
     assert again.fingerprint() == encoder.fingerprint()
 

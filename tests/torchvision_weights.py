@@ -19,6 +19,17 @@ STAGES = {
     'resnet200': (3, 24, 36, 3),
 }
 BASIC = ('resnet18', 'resnet34')  # the others have bottlenecks
+# Name, stem, its padding, and some of the embeddings that PyTorch 2.13 has computed of the second
+# of `images`, by the model in test_torch_parity.py, of `weights` and with MEAN and STD.
+OUTPUTS = [
+    ('resnet18', 'cifar', 'cifar', [0.31278792, 0.89875942, 1.39707661, 0.0, 0.50291586]),
+    ('resnet18', 'cifar', 'cifar_pad2', [0.27874258, 0.95467114, 1.23281646, 0.0, 0.51816568]),
+    ('resnet18', 'imagenet', 'imagenet', [0.44123015, 0.98331898, 0.3085646, 0.07795258]),
+    ('resnet34', 'cifar', 'cifar', [0.27844083, 0.19744623, 0.06934936, 0.20088295]),
+    ('resnet34', 'imagenet', 'imagenet', [0.25329298, 0.06665057, 0.0, 0.03809139]),
+    ('resnet50', 'cifar', 'cifar', [0.0, 1.40740299, 0.18039818, 0.22341384, 0.79473680]),
+    ('resnet50', 'imagenet', 'imagenet', [0.19191867, 0.21283016, 0.02603140, 0.0, 0.0]),
+]
 STEM_KERNELS = {'cifar': 3, 'cifar_pad2': 3, 'imagenet': 7}
 
 

@@ -1,14 +1,14 @@
-"""Encoders from PyTorch, and the way back: names, layouts of checkpoints, files, and runs."""
+"""Encoders from PyTorch, and for it, timm and ONNX: names, layouts of checkpoints, and files."""
 
 from bagssl_jax.errors import InputError
-from bagssl_jax.interop.runs import export_checkpoint, import_checkpoint
+from bagssl_jax.interop.export import export_encoder
+from bagssl_jax.interop.runs import import_checkpoint
 from bagssl_jax.runs import Run
 
 
-def transfer(
+def import_run(
     *,
     checkpoint: str,
-    export: str,
     workdir: str,
     arch: str,
     prefix: str,
@@ -16,20 +16,30 @@ def transfer(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> None:
-    """Imports `checkpoint` into `workdir`, or exports from there to the file `export`.
-
-    The other arguments are those of `import_checkpoint`, and matter to an import alone.
+    """Imports `checkpoint` into `workdir`; the other arguments are those of `import_checkpoint`.
 
     Raises:
-      InputError: not one of the two is asked for, or what `import_checkpoint` and
-        `export_checkpoint` refuse.
+      InputError: one of the two is missing, or what `import_checkpoint` refuses.
     """
+    if not checkpoint:
+        raise InputError('--checkpoint is missing: give --checkpoint=FILE, what is to be imported')
+    run = _run_at(workdir)
+    import_checkpoint(checkpoint, arch, run, prefix=prefix, stem=stem, mean=mean, std=std)
+
+
+def export_run(*, workdir: str, out: str) -> None:
+    """Exports the encoder of the run in `workdir` to `out`, as `export_encoder` does.
+
+    Raises:
+      InputError: one of the two is missing, or what `export_encoder` refuses.
+    """
+    run = _run_at(workdir)
+    if not out:
+        raise InputError('--out is missing: give --out=FILE.onnx, FILE.safetensors or FOLDER/')
+    export_encoder(run, out)
+
+
+def _run_at(workdir: str) -> Run:
     if not workdir:
         raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
-    if bool(checkpoint) == bool(export):
-        raise InputError('give either --checkpoint=FILE, to import it, or --export=FILE')
-    if export:
-        export_checkpoint(Run.at(workdir), export)
-    else:
-        run = Run.at(workdir)
-        import_checkpoint(checkpoint, arch, run, prefix=prefix, stem=stem, mean=mean, std=std)
+    return Run.at(workdir)

@@ -42,18 +42,9 @@ def read_notes(path: str) -> dict[str, str]:
         raise InputError(f'--checkpoint={path} cannot be read: {error}') from None
 
 
-def write_arrays(path: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
-    """Writes a .safetensors file, with `notes` as its metadata.
-
-    Raises:
-      InputError: it cannot be written, or has another suffix.
-    """
-    if not path.endswith('.safetensors'):
-        raise InputError(f'--export={path}: give a file that ends in .safetensors')
-    try:
-        safetensors.numpy.save_file(dict(arrays), path, metadata={'format': 'pt', **notes})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f'--export={path} cannot be written: {error}') from None
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> bytes:
+    """A .safetensors file, with `notes` as its metadata."""
+    return safetensors.numpy.save(dict(arrays), metadata={'format': 'pt', **notes})
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:

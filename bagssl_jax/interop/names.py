@@ -19,10 +19,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def to_torchvision(variables: Variables) -> Arrays:
-    """The arrays of a ResNet under torchvision's names.
+    """The arrays of a ResNet under torchvision's names, or of a Tiny under the like.
 
     Args:
-      variables: {'params', 'batch_stats'} of a `bagssl_jax.models.resnet.ResNet`.
+      variables: {'params', 'batch_stats'} of a `bagssl_jax.models.resnet.ResNet` or `Tiny`.
 
     Returns:
       float32 arrays, without torchvision's classifier and without `num_batches_tracked`.
@@ -103,6 +103,7 @@ _LAYERS = {
     'norm1': 'bn1',
     'norm2': 'bn2',
     'norm3': 'bn3',
+    'norm4': 'bn4',  # a Tiny's
     'shortcut_conv': 'downsample.0',
     'shortcut_norm': 'downsample.1',
 }

@@ -1,4 +1,4 @@
-"""From a PyTorch checkpoint to the directory of a run, and from a run to a file for PyTorch."""
+"""From a PyTorch checkpoint to the directory of a run."""
 
 import contextlib
 import functools
@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bagssl_jax.checkpoints import Checkpoints, restore_items
-from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.checkpoints import Checkpoints
 from bagssl_jax.defaults import VITS, check_ranges, get_config
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.interop import vit
-from bagssl_jax.interop.files import read_arrays, read_notes, write_arrays
+from bagssl_jax.interop.files import read_arrays, read_notes
 from bagssl_jax.interop.layouts import Backbone, find_backbone
-from bagssl_jax.interop.names import Variables, from_torchvision, to_torchvision
+from bagssl_jax.interop.names import Variables, from_torchvision
 from bagssl_jax.interop.projectors import find_projector
 from bagssl_jax.models import ENCODERS, Networks, init_variables, make_networks
 from bagssl_jax.models.resnet import ResNet
@@ -52,7 +51,7 @@ def import_checkpoint(
 
     Args:
       checkpoint: .safetensors, or a pickle of PyTorch.
-      arch: one of `ARCHS`; '' for what `export_checkpoint` wrote into the file, and so with `stem`,
+      arch: one of `ARCHS`; '' for what `export_encoder` wrote into the file, and so with `stem`,
         `mean` and `std`.
       run: whose directory is created where it does not exist.
       prefix: of the encoder's names in the file; '' to find it, '.' where it is empty.
@@ -79,7 +78,7 @@ def import_checkpoint(
     if projector := find_projector(arrays, found.prefix):
         config['projector'] |= {'widths': projector.widths, 'last_bias': projector.last_bias}
     encoder = make_networks(config).encoder
-    like = _shapes(encoder, 32)
+    like = shapes_of(encoder, 32)
     items = {
         'encoder': vit.from_timm(found.arrays, encoder, like)
         if isinstance(encoder, ViT)
@@ -103,43 +102,11 @@ def import_checkpoint(
             print(f'{key} {known[key]} as given, where {checkpoint} says {value}')
     print(f'taken: {", ".join(taken)}')
     print(f'left out, with the number of arrays: {left_out or "nothing"}')
-    print(f'{run}: {_described(encoder, arch, items["encoder"])}')
+    print(f'{run}: {described(encoder, arch, items["encoder"])}')
     if projector:
         print(f'with a projector of widths {", ".join(map(str, projector.widths))}')
     if settings.get('stem') == 'cifar':
         print("the stem pads by 1; for solo-learn's, which pads by 2, give --stem=cifar_pad2")
-
-
-def export_checkpoint(run: Run, path: str) -> None:
-    """Writes the encoder of the newest checkpoint of `run` with torchvision's, or timm's, names.
-
-    Args:
-      run: any, trained here or imported.
-      path: of the .safetensors file, which is replaced where it exists.
-
-    Raises:
-      InputError: there is no undamaged checkpoint, its encoder is neither a ResNet nor a ViT, or
-        the file cannot be written.
-    """
-    config = run.read_config()
-    name, encoder = config['encoder']['name'], make_networks(config).encoder
-    if not isinstance(encoder, ResNet | ViT):
-        raise InputError(
-            f'{run} holds an encoder named {name}, which PyTorch has no name for: '
-            f'only {", ".join(ARCHS)} can be exported'
-        )
-    like = _shapes(encoder, PatchGeometry.of(config['patches']).input_side)
-    step, items = restore_items(run, {'encoder': like})
-    variables = jax.device_get(items['encoder'])
-    if isinstance(encoder, ViT):
-        own, arrays = ('width', 'heads', 'pool'), vit.to_timm(variables, encoder)
-        arrays = {key: np.ascontiguousarray(x) for key, x in arrays.items()}
-    else:
-        own, arrays = ('width', 'stem'), to_torchvision(variables)
-    notes = {'step': step, 'name': name}
-    notes |= {key: getattr(encoder, key) for key in (*own, 'mean', 'std')}
-    write_arrays(path, arrays, {key: str(value) for key, value in notes.items()})
-    print(f'{path}: step {step:,}, {_described(encoder, name, items["encoder"])}')
 
 
 def imported_config(
@@ -174,6 +141,32 @@ def imported_config(
     config.probe.batch_size = 256
     check_ranges(config := config.to_dict())
     return config
+
+
+def shapes_of(encoder: nn.Module, side: int) -> Variables:
+    """The shapes of an encoder's variables, to be restored on one device.
+
+    Args:
+      encoder: a ViT that has an image_size, and a ResNet, do not depend on the side.
+      side: in pixels, of the input.
+    """
+    init = functools.partial(init_variables, Networks(encoder), side=side)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return sharded_shapes(jax.eval_shape(init, 0)['encoder'], sharding)
+
+
+def described(encoder: nn.Module, name: str, variables: Variables) -> str:
+    """What an encoder of that name is, and what pixels it takes."""
+    size = sum(x.size for x in jax.tree.leaves(variables['params']))
+    own = ''
+    if isinstance(encoder, ViT):
+        own = f'{encoder.patch}x{encoder.patch} pixels a token, {_POOLED[encoder.pool]}, '
+    elif isinstance(encoder, ResNet):
+        own = f'{encoder.stem} stem, '
+    return (
+        f'{name} of width {encoder.width}, {own}{size:,} parameters, for pixels in '
+        f'[0, 1] less {encoder.mean} and divided by {encoder.std}'
+    )
 
 
 def _settings(arch: str, found: Backbone, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,20 +219,8 @@ def _stem(found: Backbone) -> tuple[int, str]:
     return shape[0], stems[shape[1:]]
 
 
-def _shapes(encoder: nn.Module, side: int) -> Variables:
-    """The shapes of an encoder's variables, to be restored on one device.
-
-    Args:
-      encoder: a ViT that has an image_size, and a ResNet, do not depend on the side.
-      side: in pixels, of the input.
-    """
-    init = functools.partial(init_variables, Networks(encoder), side=side)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return sharded_shapes(jax.eval_shape(init, 0)['encoder'], sharding)
-
-
 def _exported(path: str) -> dict[str, Any]:
-    """What `export_checkpoint` wrote into a file; {} of others.
+    """What `export_encoder` wrote into a file; {} of others.
 
     That is 'name', 'mean', 'std' and, of a ResNet, 'stem', of a ViT, 'heads' and 'pool'.
     """
@@ -267,18 +248,6 @@ def _check_vacant(run: Run) -> None:
 def _sha256(path: str) -> str:
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _described(encoder: ResNet | ViT, name: str, variables: Variables) -> str:
-    size = sum(x.size for x in jax.tree.leaves(variables['params']))
-    if isinstance(encoder, ViT):
-        own = f'{encoder.patch}x{encoder.patch} pixels a token, {_POOLED[encoder.pool]}'
-    else:
-        own = f'{encoder.stem} stem'
-    return (
-        f'{name} of width {encoder.width}, {own}, {size:,} parameters, for pixels in '
-        f'[0, 1] less {encoder.mean} and divided by {encoder.std}'
-    )
 
 
 _POOLED = {

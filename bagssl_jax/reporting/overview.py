@@ -33,7 +33,7 @@ def progress(run: Found) -> tuple[int, int]:
 def _of_run(run: Found, *, several: bool) -> Element:
     facts = [
         element('div', {}, element('dt', {}, name), element('dd', {}, value))
-        for name, value in _facts(run).items()
+        for name, value in facts_of(run).items()
         if value
     ]
     figures = [
@@ -49,13 +49,14 @@ def _of_run(run: Found, *, several: bool) -> Element:
         'div',
         {'class': 'run'},
         element('h3', {}, run.name) if several else None,
-        element('p', {'class': 'status'}, _status(run)),
+        element('p', {'class': 'status'}, status_of(run)),
         element('dl', {'class': 'figures'}, figures) if figures else None,
         element('dl', {'class': 'facts'}, facts) if facts else None,
     )
 
 
-def _status(run: Found) -> str:
+def status_of(run: Found) -> str:
+    """How far it is, in a sentence."""
     imported = run.config.get('imported')
     if isinstance(imported, Mapping):
         checksum = shown(imported.get('sha256'))[:12]
@@ -73,7 +74,7 @@ def _status(run: Found) -> str:
     return f'Finished: {done:,} steps.'
 
 
-def _facts(run: Found) -> dict[str, str]:
+def facts_of(run: Found) -> dict[str, str]:
     """What a person asks first, as far as the files say it."""
 
     def of(key: str) -> Any:

@@ -39,7 +39,7 @@ def pivot(runs: Sequence[Found]) -> Element:
     lines = {_key(row, keys): row for row in everything}
     columns = _columns(everything, keys)
     body, encoder = [], None
-    for key, row in sorted(lines.items(), key=lambda line: _order(line[1])):
+    for key, row in sorted(lines.items(), key=lambda line: order(line[1])):
         if shown(row.get('encoder')) != encoder:
             encoder = shown(row.get('encoder'))
             body.append(encoder)
@@ -61,14 +61,15 @@ def _columns(
     rows: Sequence[Row], keys: Sequence[str]
 ) -> dict[str, Callable[[Mapping[str, Any]], str]]:
     """What tells the lines apart: heading -> what a row has there."""
-    made = {'image as': _image_as}
+    made = {'image as': image_as}
     for key in varying_keys(rows, keys):
         if key not in ('view', 'patches', 'encoder'):
             made[key] = lambda row, key=key: shown(row.get(key))
     return made
 
 
-def _image_as(row: Row) -> str:
+def image_as(row: Row) -> str:
+    """What represents an image: a bag of patches, or another view."""
     if row.get('view') != 'bag':
         return shown(row.get('view'))
     return 'one patch' if row.get('patches') == 1 else f'{shown(row.get("patches"))} patches'
@@ -91,7 +92,7 @@ def varying_keys(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     return [key for key in keys if len({shown(row.get(key)) for row in rows} - {''}) > 1]
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def order(row: Row) -> tuple[Any, ...]:
     """Trained before untrained, bags by their size, other views last."""
     patches = row.get('patches')
     return (
@@ -170,7 +171,7 @@ def _classes(run: Found, who: str) -> list[Element]:
     names = run.data.get('classes')
     rows = [row for row in rows_of(run) if isinstance(row.get('per_class'), list)]
     rows = [row for row in rows if row.get('encoder') == 'trained'] or rows
-    rows.sort(key=lambda row: (row.get('probe') != 'linear', _order(row)[4], -_size(row)))
+    rows.sort(key=lambda row: (row.get('probe') != 'linear', order(row)[4], -_size(row)))
     if not rows:
         return []
     values = rows[0]['per_class']

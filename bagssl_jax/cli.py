@@ -96,8 +96,8 @@ def run_command(
       usage: printed by --help.
       outlook: as for `run`.
       words: what the words before the flags say.
-      options: name of a flag -> its default, whose type its values get: text, or a tuple of
-        numbers; or the range of a whole number, with its default.
+      options: name of a flag -> its default, whose type its values get: text, a tuple of numbers,
+        or False of a --FLAG; or the range of a whole number, with its default.
       together: as for `run`.
     """
 

@@ -248,6 +248,7 @@ def declared() -> dict[str, Any]:
     config.probe = probe = ConfigDict()
     probe.after_training = True  # run the probes when the training ends
     probe.train_split = ''  # that the probes learn from; '': data.train_split
+    probe.encoders = ('trained', 'untrained')  # the latter is what it began as, beside it
     probe.views = ('bag', 'whole')  # 'bag' of patches, 'center' crop, 'whole' image
     probe.patches = within((1, 4, 16, 64), 1, 4096, items=(1, 64))  # sizes of the bags
     probe.positions = 'grid'  # of the patches: an even 'grid', or 'random' from the seed

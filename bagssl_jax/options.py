@@ -11,8 +11,8 @@ from absl import flags
 from bagssl_jax.errors import InputError
 from bagssl_jax.ranges import Range
 
-Option = str | Range | tuple[float, ...]
-Value = str | int | tuple[float, ...]
+Option = bool | str | Range | tuple[float, ...]
+Value = bool | str | int | tuple[float, ...]
 
 
 def parse_options(
@@ -25,8 +25,9 @@ def parse_options(
     """
     given, argv = split_words(argv, words)
     values = flags.FlagValues()
-    for name in options:
-        flags.DEFINE_string(name, None, 'of this program', flag_values=values)
+    for name, default in options.items():
+        define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define(name, None, 'of this program', flag_values=values)
     rest = parsed(values, argv)
     if rest[1:]:
         raise InputError(f'{rest[1]!r} is not a flag: write --NAME=VALUE')
@@ -54,10 +55,12 @@ def parsed(values: flags.FlagValues, argv: list[str], known_only: bool = False) 
         raise InputError(str(error).splitlines()[0]) from None
 
 
-def _typed(flag: str, text: str | None, default: Option) -> Value:
+def _typed(flag: str, text: str | bool | None, default: Option) -> Value:
     """The value of a flag, of the type of its default."""
     if text is None:
         return default.default if isinstance(default, Range) else default
+    if isinstance(default, bool):
+        return text
     if isinstance(default, str):
         return os.path.expanduser(text)
     try:

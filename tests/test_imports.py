@@ -8,13 +8,13 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'bagssl_jax'
 # From the top. A module imports from lower floors, and from its own room.
 FLOORS = [
     [
-        *('main', 'probe', 'analyze', 'report', 'benchmark', 'prepare'),
+        *('main', 'probe', 'analyze', 'report', 'study', 'benchmark', 'prepare'),
         *('import_torch', 'export', 'embed'),
     ],
     ['cli'],
     ['command_line'],
     ['options'],
-    ['analysis', 'benchmarks'],
+    ['analysis', 'benchmarks', 'studies'],
     ['training', 'evaluation', 'interop'],
     ['embedding', 'probes'],
     [

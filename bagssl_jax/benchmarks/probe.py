@@ -17,7 +17,6 @@ from bagssl_jax.evaluation.plan import Plan, make_plan
 from bagssl_jax.evaluation.scoring import Case, score_all
 from bagssl_jax.progress import waiting
 
-ENCODERS = ('trained', 'untrained')  # a probe embeds every image with both
 PATCHES = 16  # a bag, of which alignment is
 
 
@@ -25,11 +24,11 @@ def run(config: ConfigDict) -> None:
     """Prints a JSON object for each pass over the images and for each of `probe.probes`.
 
     'embed_bag', 'embed_center' and 'embed_whole', for each of `probe.views`: images are read, cut,
-    embedded by two encoders, and brought into bags, as a probe does it with the trained and the
-    untrained one; both are untrained here. Measured once compiled, on `benchmark.probe.images`
-    images of the split that the probes learn from. 'seconds'; 'images', that were measured;
-    'images_per_s' and 'patches_per_s', each counted once for both encoders; 'splits_seconds',
-    which follows for all images of both splits.
+    embedded by as many encoders as `probe.encoders` names, and brought into bags; all of them are
+    untrained here. Measured once compiled, on `benchmark.probe.images` images of the split that
+    the probes learn from. 'seconds'; 'images', that were measured; 'images_per_s' and
+    'patches_per_s', each counted once for all encoders; 'splits_seconds', which follows for all
+    images of both splits.
 
     'linear', 'knn', and so on: fitted, chosen and scored with each of `probe.labels`, on made-up
     features of as many rows, dimensions of h and classes as the data set's splits have: points
@@ -51,7 +50,9 @@ def run(config: ConfigDict) -> None:
         with waiting(f'embedding for the view {one.view}'):
             _embedding(plan, one, encoder.with_chunk(one.chunk), part)
     case = _made_up(plan, encoder.width)
-    cases = len(ENCODERS) * len(plan.spaces) * sum(len(one.layout.weights) for one in plan.passes)
+    cases = (
+        len(plan.encoders) * len(plan.spaces) * sum(len(one.layout.weights) for one in plan.passes)
+    )
     for name, settings in plan.probes.items():
         with waiting(f'fitting {name} twice'):
             first, second = (_scoring(case, {name: settings}, plan.labels) for _ in range(2))
@@ -79,7 +80,7 @@ def _embedding(plan: Plan, one: Pass, encoder: FrozenEncoder, images: Images) ->
         )
         start = time.perf_counter()
         represent(
-            dict.fromkeys(ENCODERS, encoder),
+            dict.fromkeys(plan.encoders, encoder),
             batches,
             one.layout,
             images=len(numbers),

@@ -23,6 +23,7 @@ class Plan:
       train: images that the probes learn from.
       test: images that they are scored on.
       passes: over the images, one after the other.
+      encoders: 'trained', and 'untrained', what it began as.
       spaces: of the embeddings: 'h', 'hidden1', ..., 'z'.
       flip: whether mirrored patches are averaged in.
       probes: names of `scoring.PROBES`, with the settings of each.
@@ -37,6 +38,7 @@ class Plan:
     train: Images
     test: Images
     passes: tuple[Pass, ...]
+    encoders: tuple[str, ...]
     spaces: tuple[str, ...]
     flip: bool
     probes: Mapping[str, Mapping[str, Any]]
@@ -63,6 +65,7 @@ def make_plan(config: ConfigDict, dataset: Dataset) -> Plan:
         train=train,
         test=test,
         passes=make_passes(config, train, most=max(len(train), len(test))),
+        encoders=tuple(probe.encoders),
         spaces=tuple(probe.spaces),
         flip=probe.flip,
         probes={name: probe[name].to_dict() for name in probe.probes},

@@ -1,4 +1,4 @@
-"""The protocol carried out: images are embedded by both encoders, and probed."""
+"""The protocol carried out: images are embedded, and probed."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ from bagssl_jax.runs import Run
 
 
 def evaluate(plan: Plan, run: Run) -> None:
-    """Probes the newest checkpoint of `run`, and the untrained encoder that it began as.
+    """Probes the newest checkpoint of `run`, or the untrained encoder that it began as, or both.
 
     Prints the table, and writes results.json and figures/accuracy_by_patches.png; where robustness
     is asked for, also figures/robustness_*.png.
@@ -40,7 +40,10 @@ def evaluate(plan: Plan, run: Run) -> None:
     results.read(run)
     trained = load_encoder(run, chunk=1)
     config = run.read_config()
-    encoders = {'trained': trained, 'untrained': trained.untrained(config['seed'])}
+    encoders = {
+        name: trained if name == 'trained' else trained.untrained(config['seed'])
+        for name in plan.encoders
+    }
     _check_classes(plan, run, config['data']['name'])
     _warn_of_overlap(plan.train, plan.test)
 

@@ -11,6 +11,7 @@ from bagssl_jax.evaluation import robustness
 from bagssl_jax.evaluation.scoring import PROBES, check_labels
 from bagssl_jax.parallel import check_batch_size, make_mesh
 
+ENCODERS = ('trained', 'untrained')
 VIEWS = ('bag', 'center', 'whole')
 
 
@@ -21,6 +22,7 @@ def check_settings(config: ConfigDict) -> None:
     hidden = [f'hidden{i}' for i in range(1, len(config.projector.widths))]
     spaces = ('h', *hidden, 'z') if config.projector.widths else ('h',)
     for key, known in (
+        ('encoders', ENCODERS),
         ('views', VIEWS),
         ('spaces', spaces),
         ('aggregations', AGGREGATIONS),

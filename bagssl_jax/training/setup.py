@@ -1,17 +1,14 @@
 """From a configuration to what the loop runs; whatever is wrong with it is found here."""
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bagssl_jax import device_crops
 from bagssl_jax.augment import augment
 from bagssl_jax.data import crops, pipeline
 from bagssl_jax.data.datasets import Dataset, Images
@@ -20,7 +17,6 @@ from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.models import Networks, make_networks
 from bagssl_jax.objectives import Objective, make_objective
 from bagssl_jax.parallel import (
-    batch_sharded,
     check_batch_size,
     make_mesh,
     replicated,
@@ -29,11 +25,12 @@ from bagssl_jax.parallel import (
 )
 from bagssl_jax.progress import waiting
 from bagssl_jax.training.fit import check_shapes
+from bagssl_jax.training.inputs import checked_crops, crops_of, input_shapes, make_cut
 from bagssl_jax.training.nonfinite import ON_NONFINITE
 from bagssl_jax.training.optimizers import cosine_momentum, make_optimizer, warmup_cosine
-from bagssl_jax.training.resident import from_resident, load_resident, resident_shape
+from bagssl_jax.training.resident import from_resident, load_resident
 from bagssl_jax.training.state import TrainState, create_state
-from bagssl_jax.training.steps import Cut, Inputs, make_spread_step, make_train_step
+from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
 MOST_STEPS = 2**31 - 2  # what the pipeline numbers, and a state counts
 
@@ -100,7 +97,7 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         mesh = make_mesh()
     check_settings(config, mesh)
     images = dataset.images(config.data.train_split)
-    random_crops = _make_crops(config, images)
+    random_crops = checked_crops(config, images)
     # Decoded now, where they are to be: what is wrong with them is found before a file is written.
     count = len(images.source)
     program = make_program(config, mesh, images=count, image_shape=images.image_shape)
@@ -160,8 +157,8 @@ def make_program(
         warmup_steps=round(config.optimizer.warmup_epochs * per_epoch),
         end_factor=config.optimizer.end_factor,
     )
-    random_crops = _crops_of(config)
-    cut = _make_cut(config, random_crops, geometry, image_shape)
+    random_crops = crops_of(config)
+    cut = make_cut(config, random_crops, geometry, image_shape)
     side = geometry.resize or geometry.size or geometry.side(*image_shape)
     networks, objective = _make_networks(config, random_crops)
     optimizer = make_optimizer(
@@ -197,7 +194,7 @@ def make_program(
         schedule=schedule,
         networks=networks,
         side=side,
-        inputs=_input_shapes(config, random_crops, side, images, image_shape, mesh),
+        inputs=input_shapes(config, random_crops, side, images, image_shape, mesh),
         init=functools.partial(
             create_state, networks, optimizer, config.seed, side=geometry.input_side
         ),
@@ -234,88 +231,6 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
             f'data.batch_size={config.data.batch_size} cannot be shared by encoder.norm_groups='
             f'{groups} in train.accumulate={config.train.accumulate} parts'
         )
-
-
-def _make_crops(config: ConfigDict, images: Images) -> crops.RandomCrops:
-    """What places the patches, once it is known to fit the images."""
-    PatchGeometry.of(config.patches).check(images.image_shape)
-    random_crops = _crops_of(config)
-    height, width = images.example_shape()
-    random_crops.boxes(random_crops.draw(np.random.default_rng(0), 1), [height], [width])
-    return random_crops
-
-
-def _crops_of(config: ConfigDict) -> crops.RandomCrops:
-    return crops.make_crops(
-        config.crops,
-        config.patches.count,
-        PatchGeometry.of(config.patches),
-        config.get(config.crops, {}),
-    )
-
-
-def _make_cut(
-    config: ConfigDict,
-    random_crops: crops.RandomCrops,
-    geometry: PatchGeometry,
-    image_shape: tuple[int, int] | None,
-) -> Cut:
-    """What makes patches of the pipeline's inputs, on the device."""
-    if config.data.crop_on == 'host':
-        return operator.itemgetter('patches')
-    if image_shape is None:
-        raise InputError(
-            f'data.crop_on={config.data.crop_on} needs images of one size, and those of '
-            f'{config.data.name} {config.data.train_split} may differ: leave data.crop_on=host'
-        )
-    if random_crops.interpolation != 'area':
-        raise InputError(
-            f'{config.crops}.interpolation={random_crops.interpolation} is for data.crop_on=host'
-        )
-    size = geometry.side(*image_shape) if config.crops == 'fixed' else 0
-
-    def cut(inputs: Inputs) -> jax.Array | tuple[jax.Array, ...]:
-        return crops.for_each_size(
-            lambda boxes, resize: device_crops.cut(
-                inputs['images'], boxes, size=size, resize=resize
-            ),
-            random_crops,
-            inputs['boxes'],
-        )
-
-    return cut
-
-
-def _input_shapes(
-    config: ConfigDict,
-    random_crops: crops.RandomCrops,
-    side: int,
-    images: int,
-    image_shape: tuple[int, int] | None,
-    mesh: Mesh,
-) -> Inputs:
-    """The shapes of a global batch, as in `pipeline.TrainBatch`, and of what all of them share."""
-    shape = config.data.batch_size, config.patches.count
-
-    def sharded(*shape: int, dtype: type) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharded(mesh))
-
-    if config.data.crop_on == 'device':
-        return {
-            'images': sharded(shape[0], *image_shape, 3, dtype=np.uint8),
-            'boxes': sharded(*shape, 4, dtype=np.int32),
-        }
-    if config.data.crop_on == 'resident':
-        return {
-            'numbers': sharded(shape[0], dtype=np.int32),
-            'boxes': sharded(*shape, 4, dtype=np.int32),
-            'resident': resident_shape(images, image_shape, mesh),
-        }
-    patches = tuple(
-        sharded(shape[0], count, resize or side, resize or side, 3, dtype=np.uint8)
-        for count, resize in random_crops.sizes
-    )
-    return {'patches': patches if len(patches) > 1 else patches[0]}
 
 
 def _make_networks(

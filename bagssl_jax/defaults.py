@@ -235,6 +235,8 @@ def declared() -> dict[str, Any]:
     # code of VICReg, BYOL and Barlow Twins: BatchNorm's statistics are then of an index
     train.by_index = False
     train.log_every = within(20, 1, 10**9)  # steps
+    # Where metrics, results and the report go beside the run's own files: 'wandb', 'mlflow', or ''
+    train.tracker = ''
     # Epochs between looks at a kNN on held-out training images; 0: none
     train.monitor_every = within(0.0, 0, 1e6)
     # Steps; the last step is always saved

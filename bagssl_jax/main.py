@@ -26,18 +26,21 @@ def main(config: 'ConfigDict', run: 'Run') -> None:
         from bagssl_jax.evaluation.plan import plan_after_training
         from bagssl_jax.evaluation.protocol import evaluate
         from bagssl_jax.reporting import end_with_report
+        from bagssl_jax.tracking import make_tracker
         from bagssl_jax.training.loop import train
 
-    dataset = open_dataset(config.data)
-    # Before hours of training are spent: whatever the probes and the monitor refuse.
-    plan = plan_after_training(config, dataset)
-    monitor = make_monitor(config, dataset) if config.train.monitor_every else None
-    analysis.check_after_training(config)
-    train(config, run, dataset, monitor)
-    if plan is not None:
-        evaluate(plan, run)
-    analysis.after_training(config, run, dataset)
-    end_with_report(run)
+    with make_tracker(config.to_dict(), run) as tracker:
+        dataset = open_dataset(config.data)
+        # Before hours of training are spent: whatever the probes and the monitor refuse.
+        plan = plan_after_training(config, dataset)
+        monitor = make_monitor(config, dataset) if config.train.monitor_every else None
+        analysis.check_after_training(config)
+        train(config, run, dataset, monitor, tracker)
+        if plan is not None:
+            evaluate(plan, run)
+        analysis.after_training(config, run, dataset)
+        end_with_report(run)
+        tracker.conclude()
 
 
 if __name__ == '__main__':

@@ -25,9 +25,12 @@ def probe(config: 'ConfigDict', run: 'Run') -> None:
         from bagssl_jax.evaluation.plan import make_plan
         from bagssl_jax.evaluation.protocol import evaluate
         from bagssl_jax.reporting import end_with_report
+        from bagssl_jax.tracking import make_tracker
 
     evaluate(make_plan(config, open_dataset(config.data)), run)
     end_with_report(run)
+    with make_tracker(config.to_dict(), run, is_needed=False) as tracker:
+        tracker.conclude()
 
 
 if __name__ == '__main__':

@@ -37,6 +37,7 @@ class Recorder:
         total: int,
         images_per_step: int,
         monitors: bool = False,
+        also: Callable[[int, Mapping[str, float | None]], None] | None = None,
         enabled: bool = True,
     ):
         """
@@ -46,6 +47,7 @@ class Recorder:
           total: steps of the whole training.
           images_per_step: the bar counts images.
           monitors: whether what a monitor sees at step `start` is logged once more.
+          also: what takes every row too: its step, and its metrics as in the file.
           enabled: False in all processes of a run but one: then nothing is written or shown.
 
         Raises:
@@ -53,7 +55,7 @@ class Recorder:
         """
         self._images_per_step = images_per_step
         self._shown = {}
-        self._enabled = enabled
+        self._enabled, self._also = enabled, also
         if not enabled:
             return
         self._run = run
@@ -98,6 +100,8 @@ class Recorder:
         self._rows.append(f'{row}\n'.encode())
         scalars = [summary.scalar(name, value) for name, value in metrics.items()]
         self._tell(*(Event(step=step, summary=scalar) for scalar in scalars))
+        if self._also is not None:
+            self._also(step, finite)
         name = 'loss' if 'loss' in metrics else next(iter(metrics))
         self._shown[name] = f'{name} {metrics[name]:.4g}'
         self._bar.set_postfix_str(', '.join(self._shown.values()))

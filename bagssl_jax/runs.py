@@ -26,6 +26,7 @@ FREE_KEYS = (
     'data.on_error',
     'data.test_split',
     'train.log_every',
+    'train.tracker',
     'train.monitor_every',
     'train.checkpoint_every',
     'train.keep',

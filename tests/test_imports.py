@@ -16,7 +16,7 @@ FLOORS = [
     ['options'],
     ['analysis', 'benchmarks', 'studies'],
     ['training', 'evaluation', 'interop'],
-    ['embedding', 'probes'],
+    ['embedding', 'probes', 'tracking'],
     [
         'data',
         'objectives',
@@ -45,6 +45,8 @@ ONLY_IN = {
     'torch': {'interop'},
     'safetensors': {'interop'},
     'onnx': {'interop'},
+    'wandb': {'tracking'},
+    'mlflow': {'tracking'},
     'pyarrow': {'embedding'},
     'absl': {'command_line', 'data', 'options'},
     'ml_collections': {

@@ -30,6 +30,7 @@ from bagssl_jax.progress import waiting
 from bagssl_jax.records import Recorder, note
 from bagssl_jax.runs import Run
 from bagssl_jax.signals import Deferral
+from bagssl_jax.tracking import Tracker
 from bagssl_jax.training.agreement import hear
 from bagssl_jax.training.collapse import is_collapsed
 from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
@@ -41,7 +42,13 @@ from bagssl_jax.training.state import from_items, to_items
 Monitor = Callable[[Any], dict[str, float]]
 
 
-def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | None = None) -> None:
+def train(
+    config: ConfigDict,
+    run: Run,
+    dataset: Dataset,
+    monitor: Monitor | None = None,
+    tracker: Tracker | None = None,
+) -> None:
     """Trains as `config` says, from the newest checkpoint of `run` where there is one.
 
     Interrupted and started again, it goes on bit for bit as if nothing had happened: batches
@@ -53,6 +60,7 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
       dataset: that `config.data` names.
       monitor: takes the encoder's variables every `train.monitor_every` epochs; what it gives is
         logged.
+      tracker: is handed every row that is logged.
 
     Raises:
       InputError: the configuration cannot be carried out, an image cannot be read, or a metric is
@@ -105,12 +113,15 @@ def train(config: ConfigDict, run: Run, dataset: Dataset, monitor: Monitor | Non
             skipped = position.get('skipped', 0)  # which older versions did not know, as the next
             highest, sound = position.get('highest', 0.0), position.get('sound')
         _announce(config, training, start)
+        if tracker is not None:
+            tracker.begin()
         recorder = Recorder(
             run,
             start=start,
             total=total,
             images_per_step=config.data.batch_size,
             monitors=is_monitored(start),
+            also=None if tracker is None else tracker.log,
             enabled=processes.is_first(),
         )
         stack.callback(recorder.close)

@@ -243,6 +243,7 @@ def test_a_folder_is_imported_again(folder_of_a_training, tmp_path):
     ('of', 'out', 'message'),
     [
         ('resnet', 'x.pth', 'x.pth: give FILE.onnx, FILE.safetensors, or FOLDER/'),
+        ('resnet', 'ftp://x/y.onnx', 'ftp:// is not a store: give a local place, s3://'),
         ('resnet', '', '--out is missing: give --out=FILE.onnx'),
         ('resnet', 'folder', "resnet18 of width 4, and timm's have 64: give --out=FILE.safet"),
         ('resnet', 'full/', 'holds files already: give another folder, or empty it'),
@@ -256,7 +257,7 @@ def test_a_folder_is_imported_again(folder_of_a_training, tmp_path):
 def test_what_cannot_be_exported_is_one_line(refusal, small, tmp_path, of, out, message):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'there').write_text('')
-    out = out and f'{tmp_path}/{out}'
+    out = f'{tmp_path}/{out}' if out and '://' not in out else out
     workdir = of and small.get(of, tmp_path / of)
     assert message in refusal('export', f'--workdir={workdir}', f'--out={out}')
     assert [path.name for path in tmp_path.iterdir()] == ['full']

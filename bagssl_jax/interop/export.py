@@ -38,7 +38,7 @@ def export_encoder(run: Run, out: str) -> None:
       InputError: `out` is none of these, there is no undamaged checkpoint, its encoder has no such
         form, or something cannot be written.
     """
-    form, place = _form(out), epath.Path(out)
+    form, place = _form(out)
     config = run.read_config()
     name, encoder = config['encoder']['name'], make_networks(config).encoder
     if form != '.onnx':
@@ -77,19 +77,25 @@ class _Frozen(NamedTuple):
     step: int
 
 
-def _form(out: str) -> str:
-    """'.onnx', '.safetensors' or 'folder'; InputError where it is none that can be written."""
-    path = epath.Path(out)
+def _form(out: str) -> tuple[str, epath.Path]:
+    """'.onnx', '.safetensors' or 'folder', and where; InputError where it is none of them."""
+    try:
+        path = epath.Path(out)
+    except KeyError as error:
+        raise InputError(
+            f'--out={out}: {error.args[0]} is not a store: give a local place, s3://BUCKET/NAME or '
+            'gs://BUCKET/NAME'
+        ) from None
     with reading(out):
         is_folder = out.endswith(('/', os.sep)) or path.is_dir()
         if is_folder and path.exists() and any(path.iterdir()):
             raise InputError(f'--out={out} holds files already: give another folder, or empty it')
     suffix = pathlib.PurePath(out).suffix
     if is_folder or not suffix:
-        return 'folder'
+        return 'folder', path
     if suffix not in ('.onnx', '.safetensors'):
         raise InputError(f'--out={out}: give FILE.onnx, FILE.safetensors, or FOLDER/')
-    return suffix
+    return suffix, path
 
 
 def _check_known_to_pytorch(run: Run, name: str, encoder: nn.Module) -> None:

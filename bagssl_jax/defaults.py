@@ -111,8 +111,8 @@ def declared() -> dict[str, Any]:
     augment.solarize_by_index = within((), 0, 1, items=(0, 1000))  # likewise
 
     config.encoder = encoder = ConfigDict()
-    # 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'tiny', 'vit_ti',
-    # 'vit_s' or 'vit_b'
+    # 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnet200', 'tiny', 'shallow',
+    # 'vit_ti', 'vit_s' or 'vit_b'
     encoder.name = 'resnet18'
     encoder.dtype = 'float32'  # of the computation: 'float32' or 'bfloat16'
     encoder.mean = within((0.5, 0.5, 0.5), 0, 1, items=3)  # subtracted from pixels in [0, 1]
@@ -136,6 +136,8 @@ def declared() -> dict[str, Any]:
         resnet.remat = 'none'
     encoder.tiny = tiny = ConfigDict()
     tiny.width = within(64, 1, 8192)  # channels of the first convolution; h is 8 times as wide
+    encoder.shallow = shallow = ConfigDict()
+    shallow.width = within(64, 1, 8192)  # channels of the first stage; h is 4 times as wide
     for name in VITS:
         encoder[name] = vit = ConfigDict()
         vit.width = within(VITS[name][0], 1, 8192)  # of a token, and of h

@@ -18,7 +18,12 @@ from bagssl_jax.data.cut import Pixels, cut
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
 from bagssl_jax.errors import InputError
 from bagssl_jax.memory import program_bytes, refuse_shortage, tree_bytes
-from bagssl_jax.models import Networks, init_variables, make_networks
+from bagssl_jax.models import (
+    Networks,
+    init_variables,
+    make_networks,
+    with_statistics_of,
+)
 from bagssl_jax.parallel import batch_sharded, make_mesh, replicated, sharded_shapes
 from bagssl_jax.progress import waiting
 from bagssl_jax.runs import Run
@@ -272,6 +277,9 @@ class FrozenEncoder:
         """The same networks as a training with this seed begins with them."""
         with waiting('making an untrained encoder'):
             variables = init_variables(self.networks, seed, side=self.geometry.input_side)
+            variables['encoder'] = with_statistics_of(
+                self.networks, variables['encoder'], self.variables['encoder']
+            )
         return self.with_variables(jax.device_put(variables, replicated(self.mesh)))
 
     def with_variables(self, variables: Variables) -> 'FrozenEncoder':

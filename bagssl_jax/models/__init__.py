@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
 from bagssl_jax.models.projector import INITS, Projector
 from bagssl_jax.models.resnet import HALF, resnet, tiny
+from bagssl_jax.models.shallow import Shallow, shallow, whitening_kernel, with_whitening
 from bagssl_jax.models.vit import vit
 
 
@@ -31,6 +33,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     'resnet152': functools.partial(resnet, (3, 8, 36, 3), bottleneck=True),
     'resnet200': functools.partial(resnet, (3, 24, 36, 3), bottleneck=True),
     'tiny': tiny,
+    'shallow': shallow,
     **dict.fromkeys(('vit_ti', 'vit_s', 'vit_b'), vit),  # whose settings tell them apart
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -126,6 +129,28 @@ def init_variables(networks: Networks, seed: int, *, side: int) -> dict[str, dic
             variables[name] = _init(network, key, x)
             x, _ = jax.eval_shape(functools.partial(network.apply, train=False), variables[name], x)
     return variables
+
+
+def takes_statistics(networks: Networks) -> bool:
+    """Whether a layer of the encoder is made of statistics of training patches."""
+    return isinstance(networks.encoder, Shallow)
+
+
+def with_statistics(
+    networks: Networks, variables: Mapping[str, Any], patches: np.ndarray
+) -> dict[str, Any]:
+    """The encoder's variables with the layer that is made of training patches, uint8 [n h w 3]."""
+    encoder = networks.encoder
+    return with_whitening(variables, whitening_kernel(patches, encoder.mean, encoder.std))
+
+
+def with_statistics_of(
+    networks: Networks, variables: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The encoder's variables with the layer that others have from training patches, if any."""
+    if not takes_statistics(networks):
+        return dict(variables)
+    return with_whitening(variables, other['batch_stats']['whitening']['kernel'])
 
 
 def _init(module: nn.Module, key: jax.Array, x: jax.ShapeDtypeStruct) -> dict[str, Any]:

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bagssl_jax.augment import augment
 from bagssl_jax.data import crops, pipeline
+from bagssl_jax.data.cut import cut
 from bagssl_jax.data.datasets import Dataset, Images
 from bagssl_jax.data.geometry import PatchGeometry
+from bagssl_jax.data.reading import read_or_replace
 from bagssl_jax.errors import InputError, check_known
-from bagssl_jax.models import Networks, make_networks
+from bagssl_jax.models import Networks, make_networks, takes_statistics, with_statistics
 from bagssl_jax.objectives import Objective, make_objective
 from bagssl_jax.parallel import (
     check_batch_size,
@@ -32,6 +36,7 @@ from bagssl_jax.training.resident import from_resident, load_resident
 from bagssl_jax.training.state import TrainState, create_state
 from bagssl_jax.training.steps import Inputs, make_spread_step, make_train_step
 
+STATISTICS_OF = 1000  # images at most, for a layer that is made of training patches
 MOST_STEPS = 2**31 - 2  # what the pipeline numbers, and a state counts
 
 
@@ -110,7 +115,10 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
             images, mesh, min_side=random_crops.min_side, on_error=config.data.on_error
         )
     with waiting('making the networks'):
-        state = to_global(program.init(), mesh)
+        state = program.init()
+        if takes_statistics(program.networks):
+            state = _with_statistics(state, program.networks, images, config)
+        state = to_global(state, mesh)
     return Training(
         mesh,
         images,
@@ -231,6 +239,26 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
             f'data.batch_size={config.data.batch_size} cannot be shared by encoder.norm_groups='
             f'{groups} in train.accumulate={config.train.accumulate} parts'
         )
+
+
+def _with_statistics(
+    state: TrainState, networks: Networks, images: Images, config: ConfigDict
+) -> TrainState:
+    """A fresh state, with what its encoder takes from patches of some training images."""
+    geometry, count = PatchGeometry.of(config.patches), len(images)
+    chosen = np.linspace(0, count - 1, min(count, STATISTICS_OF)).astype(np.int64)
+    min_side = crops_of(config).min_side
+    # Those that cannot be read are reported, or refused, where training meets them.
+    (read, _), _ = read_or_replace(images.source, chosen, min_side=min_side)
+    patches = [
+        cut(x[None], geometry.grid_boxes(*x.shape[:2], 4)[None], resize=geometry.resize)[0]
+        for x in read
+    ]
+    encoder = with_statistics(networks, state.online['encoder'], np.concatenate(patches))
+    target = state.target
+    if target:  # a copy, as in `create_state`
+        target = {**target, 'encoder': jax.tree.map(jnp.array, encoder)}
+    return state.replace(online={**state.online, 'encoder': encoder}, target=target)
 
 
 def _make_networks(

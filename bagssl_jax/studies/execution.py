@@ -92,7 +92,11 @@ def _call(command: list[str], log: pathlib.Path) -> int:
     with open(log, 'ab') as file, signals.unwinding():
         # In a session of its own, Ctrl-C reaches it once: from here.
         process = subprocess.Popen(
-            [sys.executable, '-m', *command], stdout=file, stderr=file, start_new_session=True
+            [sys.executable, '-m', *command],
+            env={**os.environ, 'TQDM_MININTERVAL': '30'},  # a log wants few lines of a bar
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
         try:
             return process.wait()

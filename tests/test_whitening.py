@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import save_run
+from tiny import REPOSITORY
 
+from bagssl_jax import command_line
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
 from bagssl_jax.errors import InputError
@@ -98,6 +100,18 @@ def test_a_step_is_the_same_on_eight_devices(shrunk):
     for one, eight in zip(*map(jax.tree.leaves, changes), strict=True):
         np.testing.assert_allclose(eight, one, rtol=0, atol=2e-3 * abs(one).max())
         assert abs(one).max() > 0
+
+
+@pytest.mark.parametrize(('argument', 'width'), [('', 512), (':small', 64)])
+def test_the_minutes_configuration_has_a_whitening_layer(argument, width):
+    path = f'{REPOSITORY}/configs/cifar10_minute.py'
+    argv = ['main', '--workdir=unused', f'--config={path}{argument}']
+    config = command_line.parse(argv, config_file=True)[0]
+    assert make_networks(config).encoder.width == width
+    assert config.data.crop_on == 'resident'
+    argv[-1] = f'--config={path}:large'
+    with pytest.raises(InputError, match="unknown argument 'large': choose small"):
+        command_line.parse(argv, config_file=True)
 
 
 def test_shallow_is_no_encoder_that_other_programs_know(tmp_path):

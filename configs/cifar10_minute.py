@@ -29,6 +29,11 @@ compiling included:
     40 steps, with Muon instead of AdamW, optax.contrib.muon at the same learning rate, with updates
               of .2 times it   .385 / .429 / .492    58 s
 
+And `cifar10_minute.py:small` with `--config.train.steps=120 --config.optimizer.warmup_epochs=0.3`,
+107 CPU seconds likewise, one seed, at commit 22bb2f6, probed on all 10,000 test images after all
+10,000 training images: linear .511 / .534 / .590, kNN .459 / .471 / .492. That is less than what
+`tcr,small` reaches, of 1,560 steps.
+
 Muon is no clear gain, and is left out. So is bfloat16 on the CPU: a step of `tcr,small` takes .43 s
 of two cores with it and .44 s without.
 """

@@ -33,7 +33,7 @@ FLOORS = [
     ['processes'],
     ['defaults', 'manifests', 'locks'],
     ['ranges', 'storage'],
-    ['errors', 'signals'],
+    ['errors', 'provenance', 'signals'],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {

@@ -1,14 +1,12 @@
 """A model card in Markdown, of what a run's files say."""
 
 import datetime
-import importlib.metadata
-import pathlib
 import shlex
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 from bagssl_jax.defaults import flat, get_config, without_unchosen
+from bagssl_jax.provenance import code_version
 from bagssl_jax.reporting.found import Found, Row
 from bagssl_jax.reporting.markup import is_number, number, share, shown
 from bagssl_jax.reporting.overview import facts_of, status_of
@@ -59,7 +57,8 @@ def model_card(found: Found, *, step: int, usage: str) -> str:
         *_accuracies(found, step),
         '## Origin',
         f'The encoder after step {step:,}; exported on {datetime.date.today()} by bagssl_jax '
-        f'{_version()}. License: none is given here; it is for the owner of the weights to choose.',
+        f'{code_version()}. License: none is given here; it is for the owner of the weights to '
+        'choose.',
     ]
     return FRONT + '\n' + '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -122,17 +121,3 @@ def _cell(row: Row | None) -> str:
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     rows = [head, ['---'] * len(head), *body]
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def _version() -> str:
-    """Of this package, with the commit where it runs from its repository."""
-    version = importlib.metadata.version('bagssl_jax')
-    repository = pathlib.Path(__file__).parents[2]
-    if not (repository / '.git').exists():
-        return version
-    command = ['git', '-C', str(repository), 'rev-parse', '--short', 'HEAD']
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # without git, or not its owner's
-        return version
-    return f'{version}, commit {answer.stdout.strip()}'

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 from bagssl_jax import signals
 from bagssl_jax.errors import InputError
+from bagssl_jax.provenance import code_version
 from bagssl_jax.runs import Run
 from bagssl_jax.studies.folder import RECORD, StudyFolder, shown
 from bagssl_jax.studies.outcome import plan
@@ -81,7 +81,7 @@ def _execute(planned: Planned, runs: StudyFolder, data_dir: str, device: str) ->
         'seconds': round(time.monotonic() - start, 1),  # since it was last started
         'device': device,
         'date': datetime.date.today().isoformat(),
-        'code': _code(),
+        'code': code_version(),
     }
     Run.at(folder).write_json(RECORD, record)
     return ''
@@ -126,15 +126,3 @@ def _processor() -> str:
             if line.startswith('model name'):
                 return line.partition(':')[2].strip()
     return 'a CPU'
-
-
-def _code() -> str:
-    """The commit of the package, or its version where it is no checkout."""
-    git = ['git', '-C', str(pathlib.Path(__file__).parent)]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit, changed = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
-            for words in (('rev-parse', '--short', 'HEAD'), ('status', '--porcelain', '-uno'))
-        )
-        return commit.strip() + (' with changes' if changed.strip() else '')
-    return importlib.metadata.version('bagssl-jax')

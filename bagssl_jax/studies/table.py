@@ -143,7 +143,7 @@ def _runs(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         '## Runs',
-        _table(['', 'commit', 'date', 'on', 'seconds'], body),
+        _table(['', 'code', 'date', 'on', 'seconds'], body),
         'The commands of the first seed of each:',
         '\n'.join(lines),
     ]

@@ -237,6 +237,7 @@ def test_the_memory_is_that_of_a_part(step):
     assert in_four < 0.45 * whole
 
 
+@pytest.mark.slow
 def test_gradients_are_sent_once_a_step():
     compiled, params = compiled_resnet('train', 8, 4)
     gradients = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))

@@ -157,7 +157,7 @@ def one_step(objective, devices, by_index=False, accumulate=1):
 @pytest.mark.parametrize(
     ('objective', 'options'),
     [
-        ('tcr', {}),
+        pytest.param('tcr', {}, marks=pytest.mark.slow),
         pytest.param('byol', {'by_index': True}, marks=pytest.mark.slow),
         pytest.param('byol', {'accumulate': 2}, marks=pytest.mark.slow),
         pytest.param('byol', {}, marks=pytest.mark.slow),

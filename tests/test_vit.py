@@ -110,6 +110,7 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_changes_what_is_kept_alone():
     x = jnp.asarray(timm_weights.images((16, 16)))
     encoder, variables = imported((True, 'class'))
@@ -127,6 +128,7 @@ def test_what_is_computed_again_changes_what_is_kept_alone():
     assert kept[1] < kept[0] / 2
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     encoder = encoder_of(depth=1, class_token=True, image_size=16)  # positions are interpolated
     networks = Networks(encoder, make_projector(widths=(8,), dtype='float32'))

@@ -83,6 +83,7 @@ def test_a_run_keeps_its_whitening_and_a_restored_one_makes_none(shrunk, tmp_pat
     np.testing.assert_array_equal(kernel_of(again), first)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_eight_devices(shrunk):
     config = shrunk(*SHALLOW)
     config.optimizer.warmup_epochs = 0.0

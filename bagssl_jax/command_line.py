@@ -47,8 +47,6 @@ def parse(
         flags.DEFINE_string(name, '', 'of this program', flag_values=first)
     given, argv = split_words(argv, words)
     overrides = parsed(first, argv, known_only=True)
-    if workdir and not first.workdir:
-        raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
     run = Run.at(first.workdir) if workdir else None
     config = _read_file(first.config) if config_file else ConfigDict(run.read_config())
     overrides = [overrides[0], *_at_chosen_entries(overrides[1:], config.to_dict())]

@@ -13,13 +13,10 @@ from bagssl_jax import cli
 
 
 def load() -> Callable[..., None]:
-    from bagssl_jax.errors import InputError
     from bagssl_jax.reporting import NAME, write_report
     from bagssl_jax.runs import Run
 
     def report(*, workdir: str, compare: str) -> None:
-        if not workdir:
-            raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
         run = Run.at(workdir)
         write_report(run, Run.at(compare) if compare else None)
         print(run.directory / NAME)

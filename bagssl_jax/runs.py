@@ -59,8 +59,10 @@ class Run:
         """The run in `workdir`, which need not exist yet.
 
         Raises:
-          InputError: it is in a store that is not known.
+          InputError: it is '', or in a store that is not known.
         """
+        if not os.fspath(workdir):
+            raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
         try:
             path = epath.Path(workdir).expanduser()
         except KeyError as error:

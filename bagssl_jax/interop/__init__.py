@@ -23,7 +23,7 @@ def import_run(
     """
     if not checkpoint:
         raise InputError('--checkpoint is missing: give --checkpoint=FILE, what is to be imported')
-    run = _run_at(workdir)
+    run = Run.at(workdir)
     import_checkpoint(checkpoint, arch, run, prefix=prefix, stem=stem, mean=mean, std=std)
 
 
@@ -33,13 +33,7 @@ def export_run(*, workdir: str, out: str) -> None:
     Raises:
       InputError: one of the two is missing, or what `export_encoder` refuses.
     """
-    run = _run_at(workdir)
+    run = Run.at(workdir)
     if not out:
         raise InputError('--out is missing: give --out=FILE.onnx, FILE.safetensors or FOLDER/')
     export_encoder(run, out)
-
-
-def _run_at(workdir: str) -> Run:
-    if not workdir:
-        raise InputError('--workdir is missing: give --workdir=DIR, the directory of the run')
-    return Run.at(workdir)

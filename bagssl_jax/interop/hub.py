@@ -68,10 +68,11 @@ def files(
 def _config(name: str, encoder: nn.Module, side: int) -> dict[str, Any]:
     if isinstance(encoder, ViT):
         side = encoder.image_size or side
+        pool = 'token' if encoder.pool == 'class' else 'avg'
         own = {
             'architecture': VITS[name],
             'num_features': encoder.width,
-            'global_pool': 'token' if encoder.pool == 'class' else 'avg',
+            'global_pool': pool,
             'model_args': {
                 'img_size': side,
                 'patch_size': encoder.patch,
@@ -79,7 +80,7 @@ def _config(name: str, encoder: nn.Module, side: int) -> dict[str, Any]:
                 'depth': encoder.depth,
                 'num_heads': encoder.heads,
                 'class_token': encoder.class_token,
-                'global_pool': 'token' if encoder.pool == 'class' else 'avg',
+                'global_pool': pool,
                 'fc_norm': encoder.pool == 'mean_norm',
                 'dynamic_img_size': True,
             },

@@ -53,3 +53,9 @@ def scale_pixels(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) 
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     mean, std = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in (mean, std))
     return (x - mean) / std
+
+
+def mean_over_places(x: jax.Array) -> jax.Array:
+    """Mean over the places, in float32 also where `x` is coarser."""
+    finer = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.mean(x.astype(finer), axis=(1, 2))  # [n h w d] -> [n d]

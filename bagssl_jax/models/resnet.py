@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bagssl_jax.errors import check_known
-from bagssl_jax.models.layers import Conv, haiku_normal, he_normal, scale_pixels, torch_uniform
+from bagssl_jax.models.layers import (
+    Conv,
+    haiku_normal,
+    he_normal,
+    mean_over_places,
+    scale_pixels,
+    torch_uniform,
+)
 from bagssl_jax.models.norms import norm_layer
 
 HALF = (0.5, 0.5, 0.5)
@@ -89,7 +96,7 @@ class ResNet(nn.Module):
                     init=CONV_INITS[self.conv_init],
                     name=f'stage{stage + 1}_block{i + 1}',
                 )(x, train)
-        return _pool(x), {'map': x}
+        return mean_over_places(x), {'map': x}
 
 
 class Tiny(nn.Module):
@@ -115,7 +122,7 @@ class Tiny(nn.Module):
             stride = 1 if i == 0 else 2
             x = Conv(self.width * 2**i, 3, stride, self.dtype, name=f'conv{i + 1}')(x)
             x = nn.relu(norm(name=f'norm{i + 1}')(x))
-        return _pool(x), {'map': x}
+        return mean_over_places(x), {'map': x}
 
 
 def resnet(
@@ -207,9 +214,3 @@ class _Bottleneck(nn.Module):
 
 def _last_scale(zero: bool) -> nn.initializers.Initializer:
     return nn.initializers.zeros if zero else nn.initializers.ones
-
-
-def _pool(x: jax.Array) -> jax.Array:
-    """Mean over the places, in float32 also where `x` is coarser."""
-    finer = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.mean(x.astype(finer), axis=(1, 2))  # [n h w d] -> [n d]

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from bagssl_jax.models.convolution import convolve_by_xla
-from bagssl_jax.models.layers import Conv, scale_pixels
+from bagssl_jax.models.layers import Conv, mean_over_places, scale_pixels
 from bagssl_jax.models.norms import norm_layer
 
 KERNEL = 3  # side in pixels of what is whitened
@@ -47,8 +47,7 @@ class Shallow(nn.Module):
             width = self.width * 2**stage
             x = Conv(width, 3, 2, self.dtype, name=f'stage{stage + 1}_conv')(x)
             x = nn.relu(norm(name=f'stage{stage + 1}_norm')(x))
-        finer = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return jnp.mean(finer, axis=(1, 2)), {'map': x}
+        return mean_over_places(x), {'map': x}
 
 
 def shallow(*, width: int, dtype: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Shallow:

@@ -2,13 +2,12 @@
 
 import datetime
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 from bagssl_jax.defaults import flat, get_config, without_unchosen
 from bagssl_jax.provenance import code_version
 from bagssl_jax.reporting.found import Found, Row
-from bagssl_jax.reporting.markup import is_number, number, share, shown
+from bagssl_jax.reporting.markup import is_number, markdown_table, number, share, shown
 from bagssl_jax.reporting.overview import facts_of, status_of
 from bagssl_jax.reporting.scores import NAMES, image_as, interval, order, rows_of
 
@@ -107,7 +106,9 @@ def _accuracies(found: Found, step: int) -> list[str]:
         '## Accuracy',
         f'Top-1 in percent on {number(test)} test images of {shown(results.get("dataset"))}, '
         f'{number(train)} to learn from{at}, with 95% intervals over the test images.',
-        _table(['encoder', 'image as', 'features', *(NAMES.get(p, p) for p in probes)], body),
+        markdown_table(
+            ['encoder', 'image as', 'features', *(NAMES.get(p, p) for p in probes)], body
+        ),
     ]
 
 
@@ -116,8 +117,3 @@ def _cell(row: Row | None) -> str:
         return ''
     ends = interval(row)
     return share(row['top1']) + (f' ({share(ends[0])} to {share(ends[1])})' if ends else '')
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rows = [head, ['---'] * len(head), *body]
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)

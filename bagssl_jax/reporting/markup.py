@@ -1,7 +1,7 @@
-"""HTML as a tree, which escapes whatever it holds."""
+"""HTML as a tree, which escapes whatever it holds; and tables in Markdown."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -87,3 +87,9 @@ def shown(value: Any) -> str:
 def is_number(value: Any) -> bool:
     """Whether it is one that can be drawn: neither infinite nor next to it."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of text in Markdown."""
+    rows = [head, ['---'] * len(head), *body]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)

@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from etils import epath
 
 from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
@@ -19,33 +22,33 @@ def plan(study: Study, runs: StudyFolder, variant: Variant) -> list[Planned]:
     tried = list(choosing(study, variant))
     if tried and None in map(runs.finished, tried):
         return tried
-    chosen = best(study, runs, tried).choice if tried else None
-    return [*tried, *chosen_runs(study, variant, chosen)]
+    measure = [study.selection.measure] if tried else []
+    # The highest score; of equals, the first.
+    best = max(tried, key=lambda one: values_of(runs.finished(one), measure), default=None)
+    return [*tried, *chosen_runs(study, variant, best and best.choice)]
 
 
-def best(study: Study, runs: StudyFolder, tried: list[Planned]) -> Planned:
-    """Of finished runs that choose, the one of the highest score; of equals, the first."""
-    return max(tried, key=lambda planned: value_of(runs.finished(planned), study.selection.measure))
-
-
-def value_of(run: Run, measure: Measure) -> float:
-    """The number that a measure reads off a run's results.json.
+def values_of(run: Run, measures: Sequence[Measure]) -> list[float]:
+    """The numbers that measures read off a run's results.json.
 
     Raises:
-      InputError: there is no such row, more than one, or no number in it.
+      InputError: of one there is no such row, more than one, or no number in it.
     """
-    results = run.read_json('results.json') or {}
-    rows = [row for row in results.get('rows', []) if _fits(row, measure.where)]
+    place, rows = run.directory / 'results.json', (run.read_json('results.json') or {}).get('rows')
+    return [_value_in(rows or [], measure, place) for measure in measures]
+
+
+def _value_in(rows: list[dict[str, Any]], measure: Measure, place: epath.Path) -> float:
+    fitting = [row for row in rows if _fits(row, measure.where)]
     wanted = json.dumps(dict(measure.where))
-    if len(rows) != 1:
-        count = len(rows) or 'no'
+    if len(fitting) != 1:
         raise InputError(
-            f'{run.directory / "results.json"} has {count} rows of {measure.column!r}, where there '
-            f'must be one: {wanted}'
+            f'{place} has {len(fitting) or "no"} rows of {measure.column!r}, where there must be '
+            f'one: {wanted}'
         )
-    value = rows[0].get(measure.value)
+    value = fitting[0].get(measure.value)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f'{run.directory / "results.json"} has no {measure.value} of {wanted}')
+        raise InputError(f'{place} has no {measure.value} of {wanted}')
     return float(value)
 
 
@@ -59,29 +62,33 @@ def outcome(study: Study, runs: StudyFolder, variant: Variant) -> dict[str, Any]
       names of runs that are not finished.
     """
     planned = plan(study, runs, variant)
-    made = [(one, run) for one in planned if (run := runs.finished(one)) is not None]
-    tried = [pair for pair in made if pair[0].choice is not None]
-    of_seeds = [pair for pair in made if pair[0].choice is None]
-    open_seeds = len(study.seeds) - sum(one.choice is None for one in planned)
-    is_chosen = bool(tried) and not open_seeds
+    made = {one.name: run for one in planned if (run := runs.finished(one)) is not None}
+    of_seeds = [one for one in planned if one.choice is None]
+    later = [] if of_seeds else list(chosen_runs(study, variant, None))
+    columns = [measure.column for measure in study.measures]
     return {
         'variant': variant.name,
         'choices': [
-            {'choice': one.choice, 'score': value_of(run, study.selection.measure)}
-            for one, run in tried
+            {'choice': one.choice, 'score': values_of(made[one.name], [study.selection.measure])[0]}
+            for one in planned
+            if one.choice is not None and one.name in made
         ],
-        'choice': best(study, runs, [one for one, _ in tried]).choice if is_chosen else None,
+        'choice': of_seeds[0].settings[variant.choices[0]]
+        if variant.choices and of_seeds
+        else None,
         'runs': [
             {
                 'name': one.name,
                 'seed': one.settings['seed'],
-                'values': {m.column: value_of(run, m) for m in study.measures},
-                **run.read_json(RECORD),
+                'values': dict(
+                    zip(columns, values_of(made[one.name], study.measures), strict=True)
+                ),
+                **made[one.name].read_json(RECORD),
             }
-            for one, run in of_seeds
+            for one in of_seeds
+            if one.name in made
         ],
-        'missing': [one.name for one in planned if runs.finished(one) is None]
-        + [f'{variant.name}/seed={seed}' for seed in study.seeds[:open_seeds]],
+        'missing': [one.name for one in (*planned, *later) if one.name not in made],
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import t as students_t
 
+from bagssl_jax.reporting.markup import markdown_table
 from bagssl_jax.studies.plan import Comparison, Measure, Study
 
 CONFIDENCE = 0.95
@@ -63,7 +64,7 @@ def markdown(title: str, study: Study, summary: Mapping[str, Any]) -> str:
             for found in summary['variants']
             if found['runs']
         ]
-        parts += [f'## {heading}', _table(head, body)]
+        parts += [f'## {heading}', markdown_table(head, body)]
     parts.append('Means over seeds, with their standard deviation.')
     parts += _comparisons(summary) + _choices(study, summary) + _runs(summary)
     return '\n\n'.join(parts) + '\n'
@@ -106,7 +107,7 @@ def _comparisons(summary: Mapping[str, Any]) -> list[str]:
         f'Mean differences, with the {CONFIDENCE:.0%} interval of a paired t test: over seeds, or '
         'over pairs of variants, each a mean over its seeds.'
     )
-    return ['## Differences', _table(['', 'difference', 'interval', 'over'], body), note]
+    return ['## Differences', markdown_table(['', 'difference', 'interval', 'over'], body), note]
 
 
 def _choices(study: Study, summary: Mapping[str, Any]) -> list[str]:
@@ -124,7 +125,7 @@ def _choices(study: Study, summary: Mapping[str, Any]) -> list[str]:
         for found in made
     ]
     note = f'Each by one run, scored by {study.selection.measure.column}.'
-    return ['## What was chosen', _table(['', 'key', 'tried', 'chosen'], body), note]
+    return ['## What was chosen', markdown_table(['', 'key', 'tried', 'chosen'], body), note]
 
 
 def _runs(summary: Mapping[str, Any]) -> list[str]:
@@ -143,15 +144,10 @@ def _runs(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         '## Runs',
-        _table(['', 'code', 'date', 'on', 'seconds'], body),
+        markdown_table(['', 'code', 'date', 'on', 'seconds'], body),
         'The commands of the first seed of each:',
         '\n'.join(lines),
     ]
-
-
-def _table(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ['---'] * len(head), *body]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def _mean(column: Mapping[str, Any]) -> str:

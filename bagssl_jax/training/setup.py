@@ -117,7 +117,10 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
     with waiting('making the networks'):
         state = program.init()
         if takes_statistics(program.networks):
-            state = _with_statistics(state, program.networks, images, config)
+            geometry = PatchGeometry.of(config.patches)
+            state = _with_statistics(
+                state, program.networks, images, geometry, min_side=random_crops.min_side
+            )
         state = to_global(state, mesh)
     return Training(
         mesh,
@@ -242,12 +245,16 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _with_statistics(
-    state: TrainState, networks: Networks, images: Images, config: ConfigDict
+    state: TrainState,
+    networks: Networks,
+    images: Images,
+    geometry: PatchGeometry,
+    *,
+    min_side: int,
 ) -> TrainState:
     """A fresh state, with what its encoder takes from patches of some training images."""
-    geometry, count = PatchGeometry.of(config.patches), len(images)
+    count = len(images)
     chosen = np.linspace(0, count - 1, min(count, STATISTICS_OF)).astype(np.int64)
-    min_side = crops_of(config).min_side
     # Those that cannot be read are reported, or refused, where training meets them.
     (read, _), _ = read_or_replace(images.source, chosen, min_side=min_side)
     patches = [

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from bagssl_jax import keys, processes
-from bagssl_jax.defaults import CHOICES, check_ranges, declared, flat, get_config
+from bagssl_jax.configurations import CHOICES, flat
+from bagssl_jax.defaults import check_ranges, declared, get_config
 from bagssl_jax.errors import InputError, check_known
 from bagssl_jax.options import parsed, split_words
 from bagssl_jax.ranges import Range

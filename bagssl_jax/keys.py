@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bagssl_jax import defaults
+from bagssl_jax.configurations import flat
 from bagssl_jax.errors import InputError
 
 WIDTH = 100  # columns
@@ -139,7 +140,7 @@ def _values(
     chosen, hidden = config['encoder']['name'], set()
     for family in map(list, (defaults.RESNETS, defaults.VITS)):
         hidden |= {*family} - {chosen if chosen in family else family[0]}
-    values = defaults.flat(config)
+    values = flat(config)
     return {
         key: values[key]
         for key in order

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from bagssl_jax import manifests, processes, storage
-from bagssl_jax.defaults import flat, over_defaults, without_unchosen
+from bagssl_jax.configurations import flat, over_defaults, without_unchosen
 from bagssl_jax.errors import InputError
 from bagssl_jax.locks import only_writer
 from bagssl_jax.manifests import DamagedError

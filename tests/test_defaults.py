@@ -9,8 +9,9 @@ from conftest import REPOSITORY
 import bagssl_jax
 from bagssl_jax import command_line
 from bagssl_jax.checkpoints import Checkpoints
+from bagssl_jax.configurations import over_defaults, without_unchosen
 from bagssl_jax.data.datasets import open_dataset
-from bagssl_jax.defaults import get_config, over_defaults, without_unchosen
+from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
 from bagssl_jax.evaluation.plan import make_plan
 from bagssl_jax.models import ENCODERS, init_variables, make_networks

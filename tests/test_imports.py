@@ -31,7 +31,8 @@ FLOORS = [
     ['keys', 'memory', 'parallel', 'runs', 'folders'],
     ['progress'],
     ['processes'],
-    ['defaults', 'manifests', 'locks'],
+    ['configurations', 'manifests', 'locks'],
+    ['defaults'],
     ['ranges', 'storage'],
     ['errors', 'provenance', 'signals'],
 ]

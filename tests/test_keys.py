@@ -3,7 +3,8 @@
 import pytest
 
 from bagssl_jax import keys
-from bagssl_jax.defaults import flat, get_config
+from bagssl_jax.configurations import flat
+from bagssl_jax.defaults import get_config
 from bagssl_jax.errors import InputError
 
 

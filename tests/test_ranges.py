@@ -8,7 +8,8 @@ from conftest import REPOSITORY
 from flax.traverse_util import flatten_dict
 
 from bagssl_jax import command_line
-from bagssl_jax.defaults import declared, get_config, over_defaults
+from bagssl_jax.configurations import over_defaults
+from bagssl_jax.defaults import declared, get_config
 from bagssl_jax.errors import InputError
 from bagssl_jax.ranges import Range, above, within
 

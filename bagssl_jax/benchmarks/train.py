@@ -19,7 +19,7 @@ from bagssl_jax.benchmarks.timing import (
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.errors import check_known
 from bagssl_jax.progress import waiting
-from bagssl_jax.training.loop import input_batches
+from bagssl_jax.training.feed import input_batches
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.steps import Inputs
 

@@ -4,7 +4,8 @@ import datetime
 import shlex
 from typing import Any
 
-from bagssl_jax.defaults import flat, get_config, without_unchosen
+from bagssl_jax.configurations import flat, without_unchosen
+from bagssl_jax.defaults import get_config
 from bagssl_jax.provenance import code_version
 from bagssl_jax.reporting.found import Found, Row
 from bagssl_jax.reporting.markup import is_number, markdown_table, number, share, shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from bagssl_jax.defaults import over_defaults
+from bagssl_jax.configurations import over_defaults
 from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
 from bagssl_jax.storage import parts_of, reading

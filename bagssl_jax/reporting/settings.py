@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bagssl_jax.defaults import CHOICES, flat, get_config, without_unchosen
+from bagssl_jax.configurations import CHOICES, flat, without_unchosen
+from bagssl_jax.defaults import get_config
 from bagssl_jax.reporting.found import Found
 from bagssl_jax.reporting.markup import Element, element, shown
 from bagssl_jax.reporting.tables import details, table

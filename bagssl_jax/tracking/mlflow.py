@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bagssl_jax.defaults import flat
+from bagssl_jax.configurations import flat
 from bagssl_jax.errors import InputError
 from bagssl_jax.runs import Run
 from bagssl_jax.tracking.tracker import Row

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from bagssl_jax.defaults import without_unchosen
+from bagssl_jax.configurations import without_unchosen
 from bagssl_jax.errors import Interrupted
 from bagssl_jax.progress import waiting
 from bagssl_jax.records import note

@@ -4,38 +4,27 @@ import contextlib
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from bagssl_jax import processes
 from bagssl_jax.checkpoints import Checkpoints
-from bagssl_jax.data import pipeline
 from bagssl_jax.data.datasets import Dataset
-from bagssl_jax.data.reading import unreadable_image
-from bagssl_jax.errors import (
-    DataFailure,
-    InputError,
-    Interrupted,
-    LostImage,
-    UnreadableImage,
-    WorkerDied,
-    alike,
-)
-from bagssl_jax.parallel import batch_sharded, prefetch_to_devices, stack_sharded
+from bagssl_jax.errors import Interrupted, UnreadableImage, alike
 from bagssl_jax.progress import waiting
-from bagssl_jax.records import Recorder, note
+from bagssl_jax.records import Recorder
 from bagssl_jax.runs import Run
 from bagssl_jax.signals import Deferral
 from bagssl_jax.tracking import Tracker
 from bagssl_jax.training.agreement import hear
-from bagssl_jax.training.collapse import is_collapsed
-from bagssl_jax.training.executions import executions, make_execute, make_look, stacked
+from bagssl_jax.training.executions import executions, make_execute, make_look
+from bagssl_jax.training.feed import drawn, explained, input_batches, refuse_or_note
 from bagssl_jax.training.fit import check_execution
-from bagssl_jax.training.nonfinite import mean_row, read_rows, refuse_nonfinite
+from bagssl_jax.training.nonfinite import refuse_nonfinite
+from bagssl_jax.training.position import KEYS, Position
 from bagssl_jax.training.setup import Training, set_up
 from bagssl_jax.training.state import from_items, to_items
 
@@ -101,17 +90,12 @@ def train(
         processes.barrier('claimed')
         checkpoints = Checkpoints(run, keep=config.train.keep)
         stack.callback(checkpoints.close)
-        start, unlogged, unreadable = 0, [], set()  # unlogged: of steps, their metrics
-        skipped, highest, sound = 0, 0.0, None  # sound: the last step saved that was not collapsed
-        keys = ('unlogged', 'unreadable')
+        start, position = 0, Position()
         with waiting('reading the checkpoint'):
-            restored = checkpoints.restore_newest(to_items(state), keys)
+            restored = checkpoints.restore_newest(to_items(state), KEYS)
         if restored:
-            start, items, position = restored
-            state, unlogged = from_items(items), position['unlogged']
-            unreadable = set(position['unreadable'])
-            skipped = position.get('skipped', 0)  # which older versions did not know, as the next
-            highest, sound = position.get('highest', 0.0), position.get('sound')
+            start, items, kept = restored
+            state, position = from_items(items), Position.of(kept)
         _announce(config, training, start)
         if tracker is not None:
             tracker.begin()
@@ -133,25 +117,16 @@ def train(
         )
 
         def leave_out(indices):
-            for index in sorted({*indices} - unreadable):
-                _refuse_or_note(training, index, config.data.on_error)
-                unreadable.add(index)
-
-        def save(step):
-            position = {
-                'unlogged': unlogged,
-                'unreadable': sorted(unreadable),
-                'skipped': skipped,
-                'highest': highest,
-                'sound': sound,
-            }
-            checkpoints.save(step, to_items(state), position, spared=sound)
+            for index in sorted({*indices} - position.unreadable):
+                refuse_or_note(training, index, config.data.on_error)
+                position.unreadable.add(index)
 
         def read():
-            nonlocal skipped
-            rows, skipped = read_rows(under_way, skipped=skipped, at_most=config.train.most_skipped)
-            unlogged.extend(rows)
+            position.read(under_way, most_skipped=config.train.most_skipped)
             under_way.clear()
+
+        def save(step):
+            checkpoints.save(step, to_items(state), position.to_json(), spared=position.sound)
 
         def save_all(step):
             read()
@@ -180,7 +155,7 @@ def train(
             done, step = steps[0] - 1, steps[-1]
             is_new = done == start
             with waiting('making the first batch') if is_new else contextlib.nullcontext():
-                inputs, found, error = _drawn(batches)
+                inputs, found, error = drawn(batches)
             heard = hear(next(turns), signals=signals.seen, unreadable=found, error=error)
             error = heard.error
             try:
@@ -193,7 +168,7 @@ def train(
                     save_all(done)
                 if heard.signal:
                     raise alike(Interrupted(heard.signal, done))
-                raise alike(_explained(error, done)) from None
+                raise alike(explained(error, done)) from None
             state, metrics = execute(state, inputs, len(steps), training.shared)
             under_way.append((steps, metrics))
             recorder.advance(len(steps))
@@ -211,13 +186,12 @@ def train(
                 if not skips:
                     refuse_nonfinite(step, spread)
             if log:
-                row = mean_row(unlogged) | {name: float(value) for name, value in spread.items()}
-                row['learning_rate'] = float(training.schedule(step - 1 - skipped))
-                recorder.log(step, row | ({'skipped': skipped} if skips else {}))
-                unlogged = []
+                row = position.take_logged()
+                row |= {name: float(value) for name, value in spread.items()}
+                row['learning_rate'] = float(training.schedule(step - 1 - position.skipped))
+                recorder.log(step, row | ({'skipped': position.skipped} if skips else {}))
             if due:
-                if not is_collapsed(spread, highest):
-                    sound, highest = step, max(highest, float(spread['h_effective_rank']))
+                position.judge(step, spread)
                 save(step)
             if is_monitored(step):
                 if number := hear_of_signals():
@@ -226,65 +200,7 @@ def train(
                 look(step)
     if number := hear_of_signals():
         raise alike(Interrupted(number, total))
-    _conclude(total, unreadable)
-
-
-def input_batches(
-    config: ConfigDict, training: Training, start: int, planned: Iterator[range], longest: int
-) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
-    """What the planned executions take, on the devices, and the numbers of unreadable images."""
-    batches = pipeline.train_batches(
-        training.images.source,
-        training.crops,
-        seed=config.seed,
-        batch_size=config.data.batch_size,
-        start=start,
-        workers=config.data.workers,
-        shard=(jax.process_index(), jax.process_count()),
-        crop_on=config.data.crop_on,
-    )
-    sharding = (batch_sharded if longest == 1 else stack_sharded)(training.mesh)
-    with contextlib.closing(batches):
-        grouped = stacked(batches, map(len, planned), longest=longest)
-        yield from prefetch_to_devices(grouped, sharding)
-
-
-def _drawn(
-    batches: Iterator[tuple[dict[str, jax.Array], np.ndarray]],
-) -> tuple[dict[str, jax.Array] | None, list[int], Exception | None]:
-    """The next inputs and the numbers of images that cannot be read; or why there are none."""
-    try:
-        inputs, faults = next(batches)
-    except Exception as error:
-        return None, [], error
-    return inputs, faults[faults >= 0].tolist(), None
-
-
-def _refuse_or_note(training: Training, index: int, on_error: str) -> None:
-    """Raises UnreadableImage, or says on standard error that an image is left out."""
-    error = unreadable_image(training.images.source, index, min_side=training.crops.min_side)
-    if on_error == 'stop':
-        raise error
-    if processes.is_first():
-        note(f'left out: {error}')
-
-
-def _explained(error: Exception, step: int) -> Exception:
-    """What to raise where the data failed and `step` is saved."""
-    if isinstance(error, LostImage):
-        return InputError(
-            f'{error}: bring it back, and the same command goes on from step {step}; without it, '
-            'train in a new workdir'
-        )
-    if isinstance(error, UnreadableImage):
-        return InputError(
-            f'{error}. --config.data.on_error=skip goes on from step {step} without such images'
-        )
-    if isinstance(error, WorkerDied):
-        return DataFailure(
-            f'{error} at step {step}, which is saved: the same command goes on from there'
-        )
-    return error
+    _conclude(total, position.unreadable)
 
 
 def _conclude(total: int, unreadable: set[int]) -> None:

@@ -265,7 +265,7 @@ def _like(kind: type, items: tuple, key: str) -> tuple:
     items = () if items == ('',) else items  # --config.KEY= with nothing behind it
     numbers = [item for item in items if isinstance(item, int | float)]
     # Numbers that are none, infinite or huge are left to the range of the key.
-    whole = all(not math.isfinite(x) or x == int(x) for x in numbers)
+    whole = all(isinstance(x, int) or not math.isfinite(x) or x == int(x) for x in numbers)
     if len(numbers) < len(items) or (kind is int and not whole):
         raise InputError(f'config.{key}={items} must be a tuple of {kind.__name__}')
     return tuple(kind(x) if -1e300 < x < 1e300 else x for x in numbers)

@@ -99,6 +99,7 @@ def test_the_ball_and_the_range_of_pixels_are_kept(norm, radius):
             assert np.quantile(sizes, 0.9) > 0.9 * radius
 
 
+@pytest.mark.slow
 def test_noise_of_the_same_size_does_less_and_more_steps_do_more():
     """To a network that no single step follows."""
     rng = np.random.default_rng(2)

@@ -172,6 +172,7 @@ def test_timm_and_the_lines_of_the_card_make_a_resnet_for_small_images(tmp_path,
     check_timm(made['model'], workdir, (12, 12))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_resnet_for_small_images(tmp_path):
     workdir, folder = resnet_run(tmp_path / 'run', 'cifar'), tmp_path / 'folder'
     export_run(workdir=str(workdir), out=str(folder))

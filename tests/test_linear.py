@@ -84,6 +84,7 @@ def test_fit_reaches_the_loss_of_scikit_learn(l2):
     assert found.loss[0] == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_and_one_strength_after_another_find_the_same_optima():
     features, labels = blobs(0, 90, classes=3)
     l2 = jnp.array([1e-4, 1e-2, 1.0])

@@ -131,12 +131,11 @@ def test_a_signal_between_steps_saves_the_last_one(config, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('accumulate', [1, 2])
-def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch, accumulate):
+def test_a_target_network_resumes_as_exactly(shrunk, tmp_path, monkeypatch):
     config = shrunk(
         '--config.objective.name=byol',
         '--config.crops=multiscale',
-        f'--config.train.accumulate={accumulate}',
+        '--config.train.accumulate=2',
     )
     train(config, tmp_path / 'uninterrupted')
     with monkeypatch.context() as patch:
@@ -174,6 +173,7 @@ def test_several_steps_at_once_from_resident_images_learn_the_same(finished, con
     assert_near(config, workdir, finished)
 
 
+@pytest.mark.slow
 def test_interrupted_between_executions_and_resumed_equals_uninterrupted(
     together, tmp_path, monkeypatch
 ):
@@ -264,6 +264,7 @@ def test_a_monitor_is_logged_and_changes_nothing(finished, shrunk, config, tmp_p
     assert others == rows(finished)
 
 
+@pytest.mark.slow
 def test_what_a_monitor_could_not_finish_it_does_again(shrunk, tmp_path):
     config, looks = shrunk('--config.train.monitor_every=0.5'), []
 

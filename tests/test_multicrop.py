@@ -160,7 +160,6 @@ def one_step(objective, devices, by_index=False, accumulate=1):
         pytest.param('tcr', {}, marks=pytest.mark.slow),
         pytest.param('byol', {'by_index': True}, marks=pytest.mark.slow),
         pytest.param('byol', {'accumulate': 2}, marks=pytest.mark.slow),
-        pytest.param('byol', {}, marks=pytest.mark.slow),
         pytest.param('sigreg', {}, marks=pytest.mark.slow),
     ],
 )
@@ -260,6 +259,7 @@ def finished(shrunk, tmp_path_factory):
     return workdir, train(shrunk(*MULTICROP), workdir)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(finished, shrunk, tmp_path, monkeypatch):
     original, calls = Recorder.advance, []
 

@@ -43,18 +43,25 @@ def test_every_number_has_a_range_that_holds_its_default():
         declaration.check(key, value)
 
 
-@pytest.mark.parametrize('key', NUMBERS)
-def test_numbers_beyond_every_sense_are_one_line_that_names_the_key(key):
-    wrong = ['nan', 'inf', '1e400', '1e30', '-1', str(10**30)]
-    if isinstance(NUMBERS[key], int):
-        wrong += ['1.5', str(-(10**30)), str(10**400)]
+# One of each kind: a whole number, a share, and several of both.
+KINDS = ('data.batch_size', 'augment.flip', 'probe.patches', 'encoder.mean')
+
+
+@pytest.mark.parametrize(
+    ('key', 'text'),
+    [
+        *((key, text) for key in NUMBERS for text in ('nan', '1e30')),
+        *((key, text) for key in KINDS for text in ('inf', '1e400', '-1', str(10**30), 'many')),
+        *((key, text) for key in KINDS[::2] for text in ('1.5', str(-(10**30)), str(10**400))),
+    ],
+)
+def test_numbers_beyond_every_sense_are_one_line_that_names_the_key(key, text):
     if isinstance(NUMBERS[key], tuple):
-        wrong = [f'{",".join([text] * max(1, len(NUMBERS[key])))},' for text in wrong]
-    for text in [*wrong, 'many']:
-        with pytest.raises(InputError) as error:
-            overridden(key, text)
-        assert key in str(error.value)
-        assert '\n' not in str(error.value)
+        text = f'{",".join([text] * max(1, len(NUMBERS[key])))},'
+    with pytest.raises(InputError) as error:
+        overridden(key, text)
+    assert key in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('key', NUMBERS)

@@ -80,7 +80,7 @@ def run(devices, objective, patches, steps=2, **options):
 
 
 # What objectives are on several devices is in tests/test_objectives.py; here, one of each kind.
-QUICK = ('tcr', 'byol')
+QUICK = ('tcr',)
 
 
 @pytest.mark.parametrize('objective', slow_but(QUICK, OBJECTIVE_NAMES))
@@ -214,6 +214,7 @@ def sliced_steps(devices, patches, start):
     return jax.device_get((history, state.online))
 
 
+@pytest.mark.slow
 def test_an_objective_may_draw_the_same_on_all_devices_and_anew_in_every_step(patches):
     history, online = sliced_steps(8, patches, 0)
     expected_history, expected_online = sliced_steps(1, patches, 0)

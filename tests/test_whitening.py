@@ -64,6 +64,7 @@ def test_what_is_whitened_is_uncorrelated_and_of_variance_one(patches):
     )
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_whitening_and_a_restored_one_makes_none(shrunk, tmp_path, monkeypatch):
     config = shrunk(*SHALLOW, '--config.train.steps=2')
     config.optimizer.warmup_epochs = 0.0

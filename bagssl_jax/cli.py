@@ -4,12 +4,14 @@ Importing what a program needs takes seconds, in which it must be able to end as
 imports little, and the programs import the rest when they are called.
 """
 
+import contextlib
 import os
 import re
+import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bagssl_jax import signals
@@ -130,13 +132,31 @@ def _exit_after(
 ) -> None:
     asked = [re.fullmatch(r'-h|--?help(?:full)?(?:=(.*))?', argument) for argument in sys.argv]
     if any(asked):
-        sys.exit(_help(next(filter(None, asked)), usage, help_of))
+        with _readers_that_leave():
+            status = _help(next(filter(None, asked)), usage, help_of)
+        sys.exit(status)
     last_words = []
-    with signals.ending(outlook, last_words):
+    with signals.ending(outlook, last_words), _readers_that_leave():
         status = _run(start, outlook, last_words, together=together)
     if status:
         # Not while an error is handled: its frames would keep batches in shared memory alive.
         sys.exit(status)
+
+
+@contextlib.contextmanager
+def _readers_that_leave() -> Iterator[None]:
+    """Ends the program silently where nobody reads its output any more, as of `... | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise  # the pipe was another
+        # At its end the interpreter would try once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _help(asked: re.Match[str], usage: str, help_of: Callable[[str, list[str]], str] | None) -> int:

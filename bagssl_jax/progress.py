@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bagssl_jax import processes
 
-IMPORTING = 'importing JAX'
+IMPORTING = 'importing libraries'
 SHORT = 3.0  # seconds in which nobody wonders
 
 

@@ -141,3 +141,11 @@ def test_where_something_must_be_cleared_up_a_signal_raises(number):
         signal.raise_signal(number)
     assert stop.value.args == (number,)
     assert signal.getsignal(number) is before
+
+
+def test_a_reader_that_has_left_ends_a_program_silently():
+    """As of `... --help | head -1`."""
+    with start('study', '--help') as process:
+        process.stdout.close()
+        assert process.stderr.read() == ''
+    assert process.returncode == 128 + signal.SIGPIPE

@@ -160,7 +160,7 @@ def test_local_passes_signals_on_and_waits(stand_ins, number):
     process = stand_ins.start('local.sh', '--restarts=2', *TRAIN)
     assert process.stdout.readline() == 'up\n'
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert len(stand_ins.calls('python')) == 1
 
@@ -563,7 +563,7 @@ def test_worker_passes_sigterm_on_and_tells_no_end(worker):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 143
     assert (worker.folder / 'root' / 'run.log').read_text() == 'saved\n'
     assert not (worker.folder / 'sent-ended-3').exists()

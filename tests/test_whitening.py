@@ -5,14 +5,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import save_run
 from tiny import REPOSITORY
 
 from bagssl_jax import command_line
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
 from bagssl_jax.errors import InputError
-from bagssl_jax.interop import export_run
 from bagssl_jax.models import make_networks
 from bagssl_jax.models.shallow import EPSILON, whitening_kernel
 from bagssl_jax.parallel import batch_sharded, make_mesh
@@ -114,10 +112,3 @@ def test_the_minutes_configuration_has_a_whitening_layer(argument, width):
     argv[-1] = f'--config={path}:large'
     with pytest.raises(InputError, match="unknown argument 'large': choose small"):
         command_line.parse(argv, config_file=True)
-
-
-def test_shallow_is_no_encoder_that_other_programs_know(tmp_path):
-    run = save_run(tmp_path / 'run', *SHALLOW)
-    assert make_networks(Run.at(run).read_config()).encoder.width == 4
-    with pytest.raises(InputError, match='shallow'):
-        export_run(workdir=run, out=str(tmp_path / 'x.onnx'))

@@ -20,7 +20,6 @@ from bagssl_jax.interop.onnx_graph import onnx_bytes
 from bagssl_jax.interop.runs import ARCHS, described, shapes_of
 from bagssl_jax.models import make_networks
 from bagssl_jax.models.resnet import ResNet
-from bagssl_jax.models.shallow import Shallow
 from bagssl_jax.models.vit import ViT
 from bagssl_jax.reporting.found import read_run
 from bagssl_jax.runs import Run
@@ -42,8 +41,6 @@ def export_encoder(run: Run, out: str) -> None:
     form, place = _form(out)
     config = run.read_config()
     name, encoder = config['encoder']['name'], make_networks(config).encoder
-    if isinstance(encoder, Shallow):
-        raise InputError(f'{run} holds an encoder named {name}, which has no form outside of here')
     if form != '.onnx':
         _check_known_to_pytorch(run, name, encoder)
     if form == 'folder':

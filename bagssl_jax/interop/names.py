@@ -19,10 +19,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def to_torchvision(variables: Variables) -> Arrays:
-    """The arrays of a ResNet under torchvision's names, or of a Tiny under the like.
+    """The arrays of a ResNet under torchvision's names, or of a Tiny or Shallow under the like.
 
     Args:
-      variables: {'params', 'batch_stats'} of a `bagssl_jax.models.resnet.ResNet` or `Tiny`.
+      variables: {'params', 'batch_stats'} of a `ResNet`, `Tiny` or `Shallow` of bagssl_jax.models.
 
     Returns:
       float32 arrays, without torchvision's classifier and without `num_batches_tracked`.
@@ -104,6 +104,8 @@ _LAYERS = {
     'norm2': 'bn2',
     'norm3': 'bn3',
     'norm4': 'bn4',  # a Tiny's
+    **{f'stage{i}_conv': f'conv{i}' for i in (1, 2, 3)},  # a Shallow's
+    **{f'stage{i}_norm': f'bn{i}' for i in (1, 2, 3)},
     'shortcut_conv': 'downsample.0',
     'shortcut_norm': 'downsample.1',
 }

@@ -16,6 +16,7 @@ from bagssl_jax.interop.names import Arrays
 from bagssl_jax.interop.vit import EMBEDDING
 from bagssl_jax.models import norms
 from bagssl_jax.models.resnet import ResNet
+from bagssl_jax.models.shallow import Shallow
 from bagssl_jax.models.vit import EPSILON, ViT
 
 OPSET, IR_VERSION = 17, 8  # of 2022, with LayerNormalization: what other programs read
@@ -26,7 +27,7 @@ def onnx_bytes(encoder: nn.Module, arrays: Arrays, notes: Mapping[str, str]) -> 
     """A model with the input `images`, float32 [b 3 h w] in [0, 1], and the output `h` [b d].
 
     Args:
-      encoder: a ResNet, a ViT or a Tiny. Its dtype is taken for float32.
+      encoder: of any kind. Its dtype is taken for float32.
       arrays: its own, with torchvision's names, or timm's.
       notes: metadata.
 
@@ -46,9 +47,12 @@ def onnx_bytes(encoder: nn.Module, arrays: Arrays, notes: Mapping[str, str]) -> 
         h = _vit(graph, encoder, x)
     else:
         size = ('height', 'width')
-        h = _resnet(graph, encoder, x) if isinstance(encoder, ResNet) else _tiny(graph, x)
+        if isinstance(encoder, ResNet):
+            x = _resnet(graph, encoder, x)
+        else:
+            x = _shallow(graph, x) if isinstance(encoder, Shallow) else _tiny(graph, x)
         # The mean over the places: [b d 1 1] -> [b d]
-        h = graph.add('Flatten', graph.add('GlobalAveragePool', h))
+        h = graph.add('Flatten', graph.add('GlobalAveragePool', x))
     graph.add('Identity', h, name='h')
     return graph.model(size, notes).SerializeToString()
 
@@ -109,6 +113,14 @@ def _tiny(graph: _Graph, x: str) -> str:
     for i in range(1, 5):
         x = _conv(graph, x, f'conv{i}', stride=1 if i == 1 else 2)
         x = graph.add('Relu', _batch_norm(graph, x, f'bn{i}'))
+    return x
+
+
+def _shallow(graph: _Graph, x: str) -> str:
+    x = _conv(graph, x, 'whitening', stride=1)
+    x = graph.add('Relu', graph.add('Concat', x, graph.add('Neg', x), axis=1))
+    for i in range(1, 4):
+        x = graph.add('Relu', _batch_norm(graph, _conv(graph, x, f'conv{i}', stride=2), f'bn{i}'))
     return x
 
 

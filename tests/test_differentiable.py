@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import save_run
+from conftest import save_run, slow_but
 
 import bagssl_jax
 from bagssl_jax.data.geometry import PatchGeometry, grid_places
@@ -60,7 +60,7 @@ def test_patches_are_those_of_the_view_to_a_grey_level(view):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('aggregation', ['mean', 'mean_unit', 'grid2'])
+@pytest.mark.parametrize('aggregation', slow_but(('grid2',), ('mean', 'mean_unit', 'grid2')))
 def test_representations_are_the_probes_and_have_the_right_gradient(tmp_path, aggregation):
     encoder = bagssl_jax.load(save_run(tmp_path, '--config.encoder.width=4'), chunk=32)
     images, numbers = np.stack(pictures()[2:] * 2), np.arange(2)

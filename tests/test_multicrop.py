@@ -302,6 +302,7 @@ def test_crops_on_the_device_are_those_on_the_host(source):
             assert abs(np.asarray(found).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_run_is_probed_in_patches_of_the_local_side_and_reported(finished, program):
     workdir, _ = finished
     status, _, err = program('probe', f'--workdir={workdir}', '--config.probe.probes=knn')

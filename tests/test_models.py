@@ -87,25 +87,27 @@ def test_convolution_and_its_gradients_equal_xla(kernel, stride, size):
 
 
 @pytest.mark.parametrize(
-    ('shape', 'features'),
+    ('shape', 'features', 'stride'),
     [
-        ((6, 16, 16, 64), 64),  # in tiles, forward and in both gradients
-        ((5, 8, 32, 64), 96),  # not square, and of a number of images that nothing divides
-        ((4, 8, 8, 32), 48),  # the weights' gradient alone
-        ((2, 16, 15, 64), 64),  # an odd side cannot be cut into tiles
+        ((6, 16, 16, 64), 64, 1),  # in tiles, forward and in both gradients
+        ((5, 8, 32, 64), 96, 1),  # not square, and of a number of images that nothing divides
+        ((4, 8, 8, 32), 48, 1),  # the weights' gradient alone
+        ((2, 16, 15, 64), 64, 1),  # an odd side cannot be cut into tiles
+        ((60, 16, 15, 20), 24, 1),  # products forward, of 30 images at a time
+        ((130, 15, 16, 32), 16, 2),  # likewise, of 65
     ],
 )
-def test_many_channels_are_convolved_in_other_forms_on_cpus(shape, features):
+def test_convolutions_have_other_forms_on_cpus(shape, features, stride):
     """Against XLA's in float64; the largest error of float32 by XLA itself is 4e-7 here."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], shape)
     weights = jax.random.normal(keys[1], (3, 3, shape[-1], features))
-    dy = jax.random.normal(keys[2], (*shape[:3], features))
+    dy = jax.random.normal(keys[2], (shape[0], *(-(-x // stride) for x in shape[1:3]), features))
 
     def of(convolve, *arrays):
         @jax.jit
         def with_gradients(x, weights, dy):
-            y, pull_back = jax.vjp(lambda x, weights: convolve(x, weights, 1), x, weights)
+            y, pull_back = jax.vjp(lambda x, weights: convolve(x, weights, stride), x, weights)
             return y, *pull_back(dy)
 
         return jax.device_get(with_gradients(*arrays))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bagssl_jax.models import winograd
 
+SEEN_BYTES = 2**23  # of what the outputs of some images see, at a time
 SHIFTED_BYTES = 2**19  # of images at a time, of which shifted copies are made
 
 
@@ -33,6 +34,11 @@ def convolve(x: jax.Array, weights: jax.Array, stride: int) -> jax.Array:
     many = min(weights.shape[2:]) >= 64 and x.shape[1] * x.shape[2] >= 256
     if many and winograd.suits(x, weights, stride):
         return jax.lax.platform_dependent(x, weights, cpu=winograd.convolve, default=by_xla)
+    # Where XLA's own takes up to twice as long: strides, and channels that fill no vector.
+    unlike = stride == 2 or weights.shape[2] % 16
+    if unlike and weights.shape[0] == 3 and x.shape[1] * x.shape[2] <= 256:
+        by_products = functools.partial(_convolve_by_products, stride=stride)
+        return jax.lax.platform_dependent(x, weights, cpu=by_products, default=by_xla)
     return by_xla(x, weights)
 
 
@@ -46,6 +52,32 @@ def convolve_by_xla(x: jax.Array, weights: jax.Array, stride: int) -> jax.Array:
         padding=[(padding, padding)] * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
+
+
+def _convolve_by_products(x, weights, stride):
+    """The product of what every output sees with the kernel, for some images at a time."""
+    kernel, _, channels, features = weights.shape
+    padding = kernel // 2
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    finer = jnp.promote_types(x.dtype, jnp.float32)
+
+    def of_images(x):
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        seen = [
+            x[:, i:, j:][:, : stride * height : stride, : stride * width : stride]
+            for i in range(kernel)
+            for j in range(kernel)
+        ]
+        seen = jnp.concatenate(seen, axis=-1)  # [m h' w' k*k*c]
+        y = jnp.matmul(seen, weights.reshape(-1, features), preferred_element_type=finer)
+        return y.astype(x.dtype)
+
+    size = height * width * kernel**2 * channels * x.dtype.itemsize
+    at_once = winograd.images_at_once(len(x), size, SEEN_BYTES)
+    if at_once == len(x):
+        return of_images(x)
+    y = jax.lax.map(of_images, x.reshape(-1, at_once, *x.shape[1:]))
+    return y.reshape(-1, *y.shape[2:])
 
 
 def _forward(x, weights, stride):

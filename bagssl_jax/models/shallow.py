@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bagssl_jax.models.convolution import convolve_by_xla
+from bagssl_jax.models.convolution import convolve
 from bagssl_jax.models.layers import Conv, mean_over_places, scale_pixels
 from bagssl_jax.models.norms import norm_layer
 
@@ -98,4 +98,4 @@ class _Whitening(nn.Module):
             'kernel',
             lambda: nn.initializers.lecun_normal()(self.make_rng('params'), shape),
         ).value
-        return convolve_by_xla(x, kernel.astype(self.dtype), 1)
+        return convolve(x, kernel.astype(self.dtype), 1)

@@ -79,7 +79,8 @@ def run(devices, objective, patches, steps=2, **options):
     return jax.device_get((state, history))
 
 
-# What objectives are on several devices is in tests/test_objectives.py; here, one of each kind.
+# What objectives are on several devices is in tests/test_objectives.py; here, one at once, and
+# all where there is time.
 QUICK = ('tcr',)
 
 

@@ -57,27 +57,28 @@ def convolve_by_xla(x: jax.Array, weights: jax.Array, stride: int) -> jax.Array:
 def _convolve_by_products(x, weights, stride):
     """The product of what every output sees with the kernel, for some images at a time."""
     kernel, _, channels, features = weights.shape
-    padding = kernel // 2
     height, width = (-(-side // stride) for side in x.shape[1:3])
     finer = jnp.promote_types(x.dtype, jnp.float32)
 
     def of_images(x):
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        seen = [
-            x[:, i:, j:][:, : stride * height : stride, : stride * width : stride]
-            for i in range(kernel)
-            for j in range(kernel)
-        ]
-        seen = jnp.concatenate(seen, axis=-1)  # [m h' w' k*k*c]
+        seen = jnp.concatenate(_taps(x, kernel, stride), axis=-1)  # [m h' w' k*k*c]
         y = jnp.matmul(seen, weights.reshape(-1, features), preferred_element_type=finer)
         return y.astype(x.dtype)
 
     size = height * width * kernel**2 * channels * x.dtype.itemsize
-    at_once = winograd.images_at_once(len(x), size, SEEN_BYTES)
-    if at_once == len(x):
-        return of_images(x)
-    y = jax.lax.map(of_images, x.reshape(-1, at_once, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])
+    return winograd.over_images(of_images, x, winograd.images_at_once(len(x), size, SEEN_BYTES))
+
+
+def _taps(x, kernel, stride):
+    """What each place of the kernel meets, row by row: [m h w c] -> k*k of [m h' w' c]."""
+    padding = kernel // 2
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return [
+        x[:, i:, j:][:, : stride * height : stride, : stride * width : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
 
 
 def _forward(x, weights, stride):
@@ -110,20 +111,15 @@ def _gradients_by_products(stride, x, weights, dy):
 
 def _weight_gradient(x, weights, dy, stride):
     """A product of the shifted images with the outputs' gradient for each tap, some at a time."""
-    kernel, (_, height, width, _) = weights.shape[0], dy.shape
-    padding = kernel // 2
+    finer = jnp.promote_types(x.dtype, jnp.float32)
 
     def of_images(x, dy):
-        finer = jnp.promote_types(x.dtype, jnp.float32)
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         dy = dy.reshape(-1, dy.shape[-1])
-        taps = []
-        for i in range(kernel):
-            for j in range(kernel):
-                reached = x[:, i:, j:][:, : stride * height : stride, : stride * width : stride]
-                reached = reached.reshape(-1, x.shape[-1]).T
-                taps.append(jnp.matmul(reached, dy, preferred_element_type=finer))
-        return jnp.stack(taps)  # [k*k c o]
+        products = [
+            jnp.matmul(tap.reshape(-1, x.shape[-1]).T, dy, preferred_element_type=finer)
+            for tap in _taps(x, weights.shape[0], stride)
+        ]
+        return jnp.stack(products)  # [k*k c o]
 
     at_once = winograd.images_at_once(len(x), x[0].size * x.dtype.itemsize, SHIFTED_BYTES)
     total = winograd.sum_over_images(of_images, x, dy, at_once)

@@ -29,10 +29,7 @@ def convolve(x: jax.Array, weights: jax.Array) -> jax.Array:
         return y.reshape(*x.shape[:3], -1)  # [m h/2 2 w/2 2 o] -> [m h w o]
 
     at_once = images_at_once(len(x), 4 * x[0].size * x.dtype.itemsize, TILE_BYTES)
-    if at_once == len(x):
-        return of_images(x)
-    y = jax.lax.map(of_images, x.reshape(-1, at_once, *x.shape[1:]))
-    return y.reshape(*x.shape[:3], -1)
+    return over_images(of_images, x, at_once)
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -55,6 +52,14 @@ def images_at_once(images: int, size: int, limit: int) -> int:
     """The most that divide `images` and take `limit` bytes, of `size` each; at least one."""
     fit = [m for m in range(1, images + 1) if images % m == 0 and m * size <= limit]
     return max(fit, default=1)
+
+
+def over_images(function, x: jax.Array, at_once: int) -> jax.Array:
+    """function(x), of images by themselves, `at_once` of them a time."""
+    if at_once == len(x):
+        return function(x)
+    y = jax.lax.map(function, x.reshape(-1, at_once, *x.shape[1:]))
+    return y.reshape(-1, *y.shape[2:])
 
 
 def sum_over_images(function, x: jax.Array, dy: jax.Array, at_once: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""One writer a run: a lock that ends with its process, and says whose it is.
+"""One writer a run: a lock that ends with its process, and says whose it is; one after the other.
 
 On a disk the system holds it, and frees it of a dead process. In a store it is a lease: an object
 that is written anew while its holder lives.
@@ -40,6 +40,22 @@ def only_writer(directory: epath.Path) -> Iterator[None]:
     path = directory / NAME
     with (_lease if is_remote(path) else _lock)(path):
         yield
+
+
+@contextlib.contextmanager
+def in_turn(file: pathlib.Path) -> Iterator[None]:
+    """Waits until no one else is in such a block of the same file, which is made and stays.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    with writing(file):
+        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Studies: what is run, what is read off the runs, and what is said of them."""
 
+import concurrent.futures
 import json
 import signal
 import time
@@ -16,6 +17,7 @@ from bagssl_jax.studies import Comparison, Measure, Selection, Study, Variant
 from bagssl_jax.studies.folder import RECORD, StudyFolder, shown
 from bagssl_jax.studies.outcome import outcome, plan
 from bagssl_jax.studies.plan import read_study
+from bagssl_jax.studies.program import study as run_study
 from bagssl_jax.studies.table import markdown, paired, summarise
 
 LINEAR = Measure('linear', '4', {'probe': 'linear', 'patches': 4})
@@ -240,6 +242,21 @@ def test_a_study_is_stopped_goes_on_and_says_what_failed(tmp_path):
     again = run('study', str(file), f'--workdir={tmp_path / "other"}', *words[2:], '--table')
     assert again[0] == 0
     assert 'works/seed=3' in (tmp_path / 'other' / 'study.md').read_text()
+
+
+def test_tasks_may_write_the_tables_at_the_same_time(tmp_path, capsys):
+    file, workdir = tmp_path / 'it.py', tmp_path / 'study'
+    file.write_text(FILE)
+    options = {'data_dir': '', 'collect': '', 'task': -1, 'tasks': 0, 'dry_run': False}
+
+    def write(_):
+        for _ in range(20):
+            run_study(str(file), workdir=str(workdir), table=True, **options)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert json.loads((workdir / 'study.json').read_text())['missing'] > 0
+    assert not list(workdir.glob('*.new'))
 
 
 @pytest.mark.parametrize(

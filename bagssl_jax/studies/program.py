@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from bagssl_jax.errors import Incomplete, InputError
+from bagssl_jax.locks import in_turn
 from bagssl_jax.runs import Run
 from bagssl_jax.studies.execution import execute
 from bagssl_jax.studies.folder import StudyFolder
@@ -46,11 +47,12 @@ def study(
     title = pathlib.Path(file).stem
 
     def write() -> None:
-        summary = summarise(found, [outcome(found, runs, v) for v in found.variants])
-        for folder in filter(None, (runs.workdir, runs.collected)):
-            run = Run.at(folder)
-            run.write_json('study.json', summary, indent=1)
-            run.write('study.md', markdown(title, found, summary).encode())
+        with in_turn(runs.workdir / 'study.lock'):  # tasks end runs at the same time
+            summary = summarise(found, [outcome(found, runs, v) for v in found.variants])
+            for folder in filter(None, (runs.workdir, runs.collected)):
+                run = Run.at(folder)
+                run.write_json('study.json', summary, indent=1)
+                run.write('study.md', markdown(title, found, summary).encode())
 
     write()
     failures = [] if table else execute(found, runs, own, data_dir, write)

@@ -15,7 +15,7 @@ from bagssl_jax.errors import InputError
 from bagssl_jax.interop.names import Arrays
 from bagssl_jax.interop.vit import EMBEDDING
 from bagssl_jax.models import norms
-from bagssl_jax.models.resnet import ResNet
+from bagssl_jax.models.resnet import ResNet, Tiny
 from bagssl_jax.models.shallow import Shallow
 from bagssl_jax.models.vit import EPSILON, ViT
 
@@ -42,18 +42,10 @@ def onnx_bytes(encoder: nn.Module, arrays: Arrays, notes: Mapping[str, str]) -> 
     pixels = (np.reshape(np.float32(x), (1, 3, 1, 1)) for x in (encoder.mean, encoder.std))
     mean, std = (graph.constant(x) for x in pixels)
     x = graph.add('Div', graph.add('Sub', 'images', mean), std)
-    if isinstance(encoder, ViT):
-        size = (_vit_side(encoder, arrays),) * 2
-        h = _vit(graph, encoder, x)
-    else:
-        size = ('height', 'width')
-        if isinstance(encoder, ResNet):
-            x = _resnet(graph, encoder, x)
-        else:
-            x = _shallow(graph, x) if isinstance(encoder, Shallow) else _tiny(graph, x)
-        # The mean over the places: [b d 1 1] -> [b d]
-        h = graph.add('Flatten', graph.add('GlobalAveragePool', x))
+    h = _WRITERS[type(encoder)](graph, encoder, x)
     graph.add('Identity', h, name='h')
+    is_vit = isinstance(encoder, ViT)  # whose positions are of one size
+    size = (_vit_side(encoder, arrays),) * 2 if is_vit else ('height', 'width')
     return graph.model(size, notes).SerializeToString()
 
 
@@ -109,19 +101,19 @@ class _Graph:
         return model
 
 
-def _tiny(graph: _Graph, x: str) -> str:
+def _tiny(graph: _Graph, encoder: Tiny, x: str) -> str:
     for i in range(1, 5):
         x = _conv(graph, x, f'conv{i}', stride=1 if i == 1 else 2)
         x = graph.add('Relu', _batch_norm(graph, x, f'bn{i}'))
-    return x
+    return _mean_of_map(graph, x)
 
 
-def _shallow(graph: _Graph, x: str) -> str:
+def _shallow(graph: _Graph, encoder: Shallow, x: str) -> str:
     x = _conv(graph, x, 'whitening', stride=1)
     x = graph.add('Relu', graph.add('Concat', x, graph.add('Neg', x), axis=1))
     for i in range(1, 4):
         x = graph.add('Relu', _batch_norm(graph, _conv(graph, x, f'conv{i}', stride=2), f'bn{i}'))
-    return x
+    return _mean_of_map(graph, x)
 
 
 def _resnet(graph: _Graph, encoder: ResNet, x: str) -> str:
@@ -146,7 +138,7 @@ def _resnet(graph: _Graph, encoder: ResNet, x: str) -> str:
                 x = _conv(graph, x, f'{block}.downsample.0', stride=stride)
                 x = _batch_norm(graph, x, f'{block}.downsample.1')
             x = graph.add('Relu', graph.add('Add', x, y))
-    return x
+    return _mean_of_map(graph, x)
 
 
 def _conv(graph: _Graph, x: str, name: str, *, stride: int, padding: int | None = None) -> str:
@@ -158,6 +150,11 @@ def _conv(graph: _Graph, x: str, name: str, *, stride: int, padding: int | None 
 def _batch_norm(graph: _Graph, x: str, name: str) -> str:
     leaves = (f'{name}.{leaf}' for leaf in ('weight', 'bias', 'running_mean', 'running_var'))
     return graph.add('BatchNormalization', x, *leaves, epsilon=norms.EPSILON)
+
+
+def _mean_of_map(graph: _Graph, x: str) -> str:
+    """[b d h w] -> [b d]."""
+    return graph.add('Flatten', graph.add('GlobalAveragePool', x))
 
 
 def _vit_side(encoder: ViT, arrays: Arrays) -> int:
@@ -232,3 +229,6 @@ def _mean_of_places(graph: _Graph, encoder: ViT, x: str) -> str:
         ends = (graph.shape(value) for value in (1, np.iinfo(np.int64).max, 1))
         x = graph.add('Slice', x, *ends)  # of axis 1
     return graph.add('ReduceMean', x, axes=[1], keepdims=0)
+
+
+_WRITERS = {Tiny: _tiny, Shallow: _shallow, ResNet: _resnet, ViT: _vit}

@@ -125,7 +125,10 @@ def declared() -> dict[str, Any]:
     encoder.tiny = tiny = ConfigDict()
     tiny.width = within(64, 1, 8192)  # channels of the first convolution; h is 8 times as wide
     encoder.shallow = shallow = ConfigDict()
-    shallow.width = within(64, 1, 8192)  # channels of the first stage; h is 4 times as wide
+    shallow.width = within(64, 1, 8192)  # channels of the first stage
+    # What h is: the mean over places of the 'last' stage, 4 times as wide as the first, or of all
+    # three 'stages', 7 times
+    shallow.pool = 'last'
     for name in VITS:
         encoder[name] = vit = ConfigDict()
         vit.width = within(VITS[name][0], 1, 8192)  # of a token, and of h

@@ -53,7 +53,10 @@ def small(tmp_path_factory):
         'resnet': resnet_run(place / 'resnet', 'imagenet', width=4),
         'tiny': save_run(place / 'tiny', '--config.encoder.width=4'),
         'shallow': save_run(
-            place / 'shallow', '--config.encoder.name=shallow', '--config.encoder.width=4'
+            place / 'shallow',
+            '--config.encoder.name=shallow',
+            '--config.encoder.width=4',
+            '--config.encoder.pool=stages',
         ),
         'vit': vit_run(place / 'vit', class_token=True, pool='class'),
     }

@@ -11,7 +11,7 @@ from bagssl_jax import command_line
 from bagssl_jax.data.datasets import open_dataset
 from bagssl_jax.embedding.encoder import load_encoder
 from bagssl_jax.errors import InputError
-from bagssl_jax.models import make_networks
+from bagssl_jax.models import make_encoder, make_networks
 from bagssl_jax.models.shallow import EPSILON, whitening_kernel
 from bagssl_jax.parallel import batch_sharded, make_mesh
 from bagssl_jax.runs import Run
@@ -60,6 +60,21 @@ def test_what_is_whitened_is_uncorrelated_and_of_variance_one(patches):
         ),
         rtol=1e-4,
     )
+
+
+def test_means_of_all_stages_end_with_that_of_the_last(patches):
+    last, stages = (
+        make_encoder('shallow', {'width': 4, 'pool': pool}, dtype='float32')
+        for pool in ('last', 'stages')
+    )
+    x = patches[:4] / np.float32(255)
+    variables = last.init(jax.random.key(0), x, train=False)
+    expected, _ = last.apply(variables, x, train=False)
+    h, _ = stages.apply(variables, x, train=False)
+    assert (expected.shape, h.shape) == ((4, 16), (4, 28))
+    np.testing.assert_array_equal(h[:, -16:], expected)
+    with pytest.raises(InputError, match=r"unknown encoder\.pool 'first'"):
+        make_encoder('shallow', {'width': 4, 'pool': 'first'}, dtype='float32')
 
 
 @pytest.mark.slow

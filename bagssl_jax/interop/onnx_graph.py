@@ -111,9 +111,13 @@ def _tiny(graph: _Graph, encoder: Tiny, x: str) -> str:
 def _shallow(graph: _Graph, encoder: Shallow, x: str) -> str:
     x = _conv(graph, x, 'whitening', stride=1)
     x = graph.add('Relu', graph.add('Concat', x, graph.add('Neg', x), axis=1))
+    maps = []
     for i in range(1, 4):
         x = graph.add('Relu', _batch_norm(graph, _conv(graph, x, f'conv{i}', stride=2), f'bn{i}'))
-    return _mean_of_map(graph, x)
+        maps.append(x)
+    if encoder.pool == 'last':
+        return _mean_of_map(graph, x)
+    return graph.add('Concat', *(_mean_of_map(graph, x) for x in maps), axis=1)
 
 
 def _resnet(graph: _Graph, encoder: ResNet, x: str) -> str:

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from bagssl_jax.errors import check_known
 from bagssl_jax.models.convolution import convolve
 from bagssl_jax.models.layers import Conv, mean_over_places, scale_pixels
 from bagssl_jax.models.norms import norm_layer
 
 KERNEL = 3  # side in pixels of what is whitened
+POOLS = ('last', 'stages')
 EPSILON = 1e-2  # added to the variance of pixels that have `mean` and `std` taken out
 
 
@@ -26,11 +28,14 @@ class Shallow(nn.Module):
     changes: at random first, until `with_whitening` sets it.
 
     Args:
-      width: channels of the first stage; the embedding is four times as wide.
+      width: channels of the first stage; those after it have two and four times as many.
+      pool: what the embedding is: the mean over places of the 'last' stage, or of all three
+        'stages', one behind the other, as early ones have what late ones have dropped.
       dtype, mean, std, norm_groups: as in `resnet.ResNet`.
     """
 
     width: int
+    pool: str = 'last'
     dtype: Any = jnp.float32
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -38,21 +43,34 @@ class Shallow(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n 4*width], and {'map': ...}."""
+        """RGB [n h w 3] in [0, 1] -> embedding h, float32 [n 4*width], and {'map': ...}.
+
+        With pool='stages', h is 7*width wide.
+        """
         norm = norm_layer(train, self.dtype, self.norm_groups)
         x = scale_pixels(x, self.mean, self.std).astype(self.dtype)
         x = _Whitening(self.dtype, name='whitening')(x)
         x = nn.relu(jnp.concatenate([x, -x], axis=-1))
+        means = []
         for stage in range(3):
             width = self.width * 2**stage
             x = Conv(width, 3, 2, self.dtype, name=f'stage{stage + 1}_conv')(x)
             x = nn.relu(norm(name=f'stage{stage + 1}_norm')(x))
-        return mean_over_places(x), {'map': x}
+            means.append(mean_over_places(x))
+        h = means[-1] if self.pool == 'last' else jnp.concatenate(means, axis=-1)
+        return h, {'map': x}
 
 
-def shallow(*, width: int, dtype: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Shallow:
-    """A `Shallow` as its group in a configuration describes it."""
-    return Shallow(width=width, dtype=dtype, mean=mean, std=std)
+def shallow(
+    *, width: int, pool: str, dtype: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Shallow:
+    """A `Shallow` as its group in a configuration describes it.
+
+    Raises:
+      InputError: an unknown pool.
+    """
+    check_known('encoder.pool', pool, POOLS)
+    return Shallow(width=width, pool=pool, dtype=dtype, mean=mean, std=std)
 
 
 def whitening_kernel(

@@ -75,7 +75,7 @@ def test_a_program_has_the_shapes_of_what_training_runs(shrunk, crop_on):
     expected = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), training.state)
     shapes = program.state_shapes(mesh)
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), shapes) == expected
-    assert program.total_steps == training.total_steps
+    assert program.total_steps == training.program.total_steps
     batches = pipeline.train_batches(
         images.source, training.crops, seed=0, batch_size=16, crop_on=crop_on
     )

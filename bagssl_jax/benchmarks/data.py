@@ -117,7 +117,7 @@ def _stepper(training, inputs) -> Callable[[], Any]:
 
     def step():
         nonlocal state
-        state, metrics = training.step(state, inputs)
+        state, metrics = training.program.step(state, inputs)
         jax.block_until_ready(metrics)
 
     return step

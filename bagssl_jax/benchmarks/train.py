@@ -60,7 +60,7 @@ def run(config: ConfigDict) -> None:
 
     with contextlib.closing(_batches(config, training)) as batches:
         inputs = next(batches)
-        traced = training.step.trace(state, inputs)
+        traced = training.program.step.trace(state, inputs)
         program = compile_measured(traced, f'a step of {size} images', mesh=mesh, rate=rate)
         advance = _Steps(program.run, state)
         del state

@@ -58,17 +58,18 @@ def train(
       Interrupted: a signal stopped it.
     """
     training = set_up(config, dataset)
-    state, total = training.state, training.total_steps
+    program = training.program
+    state, total = training.state, program.total_steps
     training = training._replace(state=None)  # or its arrays would stay beside restored ones
     longest = min(config.train.steps_per_execution, total)
-    execute = make_execute(training.step, longest=longest)
-    look_at = make_look(training.spread, longest=longest)
+    execute = make_execute(program.step, longest=longest)
+    look_at = make_look(program.spread, longest=longest)
     with waiting('compiling the training step, which can take minutes'):
         check_execution(
             config,
             execute,
             state,
-            training.inputs,
+            program.inputs,
             training.shared,
             training.images,
             training.mesh,
@@ -76,7 +77,7 @@ def train(
         )
 
     def is_monitored(step):
-        return monitor is not None and step % training.monitor_every == 0
+        return monitor is not None and step % program.monitor_every == 0
 
     turns = itertools.count()
 
@@ -110,7 +111,7 @@ def train(
         )
         stack.callback(recorder.close)
         pauses = [config.train.log_every, config.train.checkpoint_every]
-        pauses += [training.monitor_every] if monitor else []
+        pauses += [program.monitor_every] if monitor else []
         plan = functools.partial(executions, start, total, longest=longest, pauses=pauses)
         batches = stack.enter_context(
             contextlib.closing(input_batches(config, training, start, plan(), longest))
@@ -188,7 +189,7 @@ def train(
             if log:
                 row = position.take_logged()
                 row |= {name: float(value) for name, value in spread.items()}
-                row['learning_rate'] = float(training.schedule(step - 1 - position.skipped))
+                row['learning_rate'] = float(program.schedule(step - 1 - position.skipped))
                 recorder.log(step, row | ({'skipped': position.skipped} if skips else {}))
             if due:
                 position.judge(step, spread)
@@ -217,7 +218,7 @@ def _announce(config: ConfigDict, training: Training, start: int) -> None:
     mesh = training.mesh
     devices = f'{mesh.size} {mesh.devices.flat[0].device_kind} device{"s" * (mesh.size > 1)}'
     begin = f'from step {start:,} ' if start else ''
-    encoder, total = config.encoder, training.total_steps
+    encoder, total = config.encoder, training.program.total_steps
     width = encoder[encoder.name].width
     print(
         f'{config.objective.name} on {len(training.images):,} images of {config.data.name}, '

@@ -77,13 +77,8 @@ class Training(NamedTuple):
     mesh: Mesh
     images: Images
     crops: crops.RandomCrops
-    total_steps: int
-    monitor_every: int  # steps
-    schedule: optax.Schedule  # step -> learning rate
+    program: Program
     state: TrainState | None  # fresh; None once the loop has taken it
-    step: Callable[[TrainState, Inputs], tuple[TrainState, dict[str, jax.Array]]]
-    spread: Callable[[TrainState, Inputs], dict[str, jax.Array]]
-    inputs: Inputs  # of a step: their shapes, as in `Program`
     shared: Inputs  # that every step takes beside its batch: 'resident' images, if any
     unreadable: tuple[int, ...]  # the numbers of images of which that is known from the start
 
@@ -126,13 +121,8 @@ def set_up(config: ConfigDict, dataset: Dataset) -> Training:
         mesh,
         images,
         random_crops,
-        program.total_steps,
-        program.monitor_every,
-        program.schedule,
+        program,
         state,
-        program.step,
-        program.spread,
-        program.inputs,
         shared,
         unreadable,
     )

@@ -11,9 +11,10 @@ of an H100's data sheet (bfloat16) do in 60 s. Probes come on top.
 
 `small` is for 10 minutes of 2 CPU cores: the first 10,000 images, as `configs/cifar10.py:tcr,small`
 but for the encoder, the learning rate, which is three times as high, and 17 epochs for 20. Top-1 on
-all test images of bags of 1 / 4 / 16 patches and whole (one seed, 2026-11-27, commit dfacc07):
-linear .579 / .632 / .679, .663; kNN .540 / .551 / .579, .583. From the command to the last of 1,326
-steps, compiling included, 551 s of two idle cores of an AMD EPYC. `tcr,small` reaches linear .565 /
+all test images of bags of 1 / 4 / 16 patches and whole (means of seeds 0, 1, 2, 2026-11-27, commit
+dfacc07): linear .590 / .632 / .673, .661 (bags of 16: .679, .665, .676); kNN .537 / .550 / .577,
+.583. From the command to the last of 1,326 steps, compiling included, seed 0 took 551 s of two idle
+cores of an AMD EPYC. `tcr,small` reaches linear .565 /
 .611 / .655 in about 16 minutes of an Intel Xeon; there, where a step takes longer, these would be
 10.4 minutes (worked out from 284 images a second and 25 s of compiling).
 

@@ -47,15 +47,13 @@ def in_turn(file: pathlib.Path) -> Iterator[None]:
     """Waits until no one else is in such a block of the same file, which is made and stays.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: the file cannot be written, or its file system has no locks.
     """
-    with writing(file):
-        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with writing(file):
+            opened = stack.enter_context(open(file, 'ab'))
+            fcntl.flock(opened, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(opened)
 
 
 @contextlib.contextmanager

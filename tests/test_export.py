@@ -18,6 +18,7 @@ from bagssl_jax.models import make_encoder
 from bagssl_jax.runs import Run
 
 CHANNELS_FIRST = (0, 3, 1, 2)
+SHALLOW = ('--config.encoder.name=shallow', '--config.encoder.width=4')
 VIT_FLAGS = (
     '--config.encoder.name=vit_ti',
     '--config.encoder.width=8',
@@ -52,12 +53,8 @@ def small(tmp_path_factory):
     return {
         'resnet': resnet_run(place / 'resnet', 'imagenet', width=4),
         'tiny': save_run(place / 'tiny', '--config.encoder.width=4'),
-        'shallow': save_run(
-            place / 'shallow',
-            '--config.encoder.name=shallow',
-            '--config.encoder.width=4',
-            '--config.encoder.pool=stages',
-        ),
+        'shallow': save_run(place / 'shallow', *SHALLOW),
+        'stages': save_run(place / 'stages', *SHALLOW, '--config.encoder.pool=stages'),
         'vit': vit_run(place / 'vit', class_token=True, pool='class'),
     }
 
@@ -78,7 +75,7 @@ def run_session(session, images):
     return h
 
 
-@pytest.mark.parametrize('of', ['resnet', 'tiny', 'shallow', 'vit'])
+@pytest.mark.parametrize('of', ['resnet', 'tiny', 'shallow', 'stages', 'vit'])
 def test_a_run_in_onnx_is_its_frozen_encoder(small, tmp_path, of):
     out = tmp_path / 'x.onnx'
     pytest.importorskip('onnx')
@@ -95,7 +92,7 @@ def test_a_run_in_onnx_is_its_frozen_encoder(small, tmp_path, of):
     assert (images.name, images.shape) == ('images', ['batch', 3, *size])
     assert (h.name, h.shape[0], h.type) == ('h', 'batch', 'tensor(float)')
     notes = session.get_modelmeta().custom_metadata_map
-    known = {'resnet': ('resnet18', '0'), 'vit': ('vit_ti', '3')}
+    known = {'resnet': ('resnet18', '0'), 'stages': ('shallow', '3'), 'vit': ('vit_ti', '3')}
     assert (notes['name'], notes['step']) == known.get(of, (of, '3'))
 
 

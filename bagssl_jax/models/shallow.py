@@ -51,14 +51,15 @@ class Shallow(nn.Module):
         x = scale_pixels(x, self.mean, self.std).astype(self.dtype)
         x = _Whitening(self.dtype, name='whitening')(x)
         x = nn.relu(jnp.concatenate([x, -x], axis=-1))
-        means = []
+        maps = []
         for stage in range(3):
             width = self.width * 2**stage
             x = Conv(width, 3, 2, self.dtype, name=f'stage{stage + 1}_conv')(x)
             x = nn.relu(norm(name=f'stage{stage + 1}_norm')(x))
-            means.append(mean_over_places(x))
-        h = means[-1] if self.pool == 'last' else jnp.concatenate(means, axis=-1)
-        return h, {'map': x}
+            maps.append(x)
+        if self.pool == 'last':
+            return mean_over_places(x), {'map': x}
+        return jnp.concatenate([mean_over_places(y) for y in maps], axis=-1), {'map': x}
 
 
 def shallow(

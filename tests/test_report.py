@@ -368,6 +368,16 @@ def test_whatever_json_the_files_hold_there_is_a_page(workdir):
         report(workdir)
 
 
+def test_whatever_a_measured_value_is_there_is_a_page(workdir):
+    whole = json.loads((workdir / 'results.json').read_text())
+    for place in ('rows', 'robustness', 'differences'):
+        for key in sorted({key for row in whole[place] for key in row}):
+            for value in ([], 'x'):
+                rows = [{**row, key: value} for row in whole[place]]
+                put(workdir, 'results.json', {**whole, place: rows})
+                write_report(Run.at(workdir))
+
+
 def test_two_runs_side_by_side(workdir, tmp_path):
     other = tmp_path / 'other'
     other.mkdir()

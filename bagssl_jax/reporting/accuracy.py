@@ -62,7 +62,10 @@ def _charts(runs: Sequence[Found]) -> list[Element]:
         row
         for run in runs
         for row in rows_of(run)
-        if row.get('view') == 'bag' and is_number(row.get('top1')) and is_number(row.get('patches'))
+        if row.get('view') == 'bag'
+        and shown(row.get('encoder')) in STYLES[0]
+        and is_number(row.get('top1'))
+        and is_number(row.get('patches'))
     ]
     groups = {}
     for row in bags:

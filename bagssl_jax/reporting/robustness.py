@@ -250,8 +250,9 @@ def _differences(runs: Sequence[Found]) -> Element | None:
 
 def _condition(row: Row) -> str:
     """Of attacked, of clean images and of means over corruptions; '' of others."""
-    if row.get('attack') == ATTACK and row.get('norm') in NORMS and is_number(row.get('radius')):
-        title, unit, _ = NORMS[row['norm']]
+    norm = shown(row.get('norm'))
+    if row.get('attack') == ATTACK and norm in NORMS and is_number(row.get('radius')):
+        title, unit, _ = NORMS[norm]
         return f'{title} {number(unit * row["radius"])}'
     if row.get('attack') == CLEAN or row.get('corruption') == CLEAN:
         return 'as they are'

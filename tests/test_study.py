@@ -75,6 +75,15 @@ def test_a_choice_is_made_by_runs_of_its_own_and_taken_by_the_others(runs):
     assert found['missing'] == ['a/seed=0', 'a/seed=1']
 
 
+def test_a_baseline_reads_rows_of_its_own(runs):
+    one, other = variant('one'), variant('other', rows={'patches': 1})
+    study = Study((one, other), (0,), (LINEAR,))
+    for each in (one, other):
+        finish(runs, plan(study, runs, each)[0], 0.6)
+    values = [outcome(study, runs, each)['runs'][0]['values'] for each in (one, other)]
+    assert values == [{'linear: 4': 0.6}, {'linear: 4': 0.1}]
+
+
 def test_means_spreads_and_paired_differences(runs):
     left, right, other = variant('left'), variant('right'), variant('other')
     sides = (('left', 'linear: 4'), ('right', 'linear: 4'))

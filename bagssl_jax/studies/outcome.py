@@ -1,5 +1,6 @@
 """What the runs of a study came to: the numbers that its measures read off them."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -66,6 +67,10 @@ def outcome(study: Study, runs: StudyFolder, variant: Variant) -> dict[str, Any]
     of_seeds = [one for one in planned if one.choice is None]
     later = [] if of_seeds else list(chosen_runs(study, variant, None))
     columns = [measure.column for measure in study.measures]
+    measures = [
+        dataclasses.replace(measure, where={**measure.where, **variant.rows})
+        for measure in study.measures
+    ]
     return {
         'variant': variant.name,
         'choices': [
@@ -80,9 +85,7 @@ def outcome(study: Study, runs: StudyFolder, variant: Variant) -> dict[str, Any]
             {
                 'name': one.name,
                 'seed': one.settings['seed'],
-                'values': dict(
-                    zip(columns, values_of(made[one.name], study.measures), strict=True)
-                ),
+                'values': dict(zip(columns, values_of(made[one.name], measures), strict=True)),
                 **made[one.name].read_json(RECORD),
             }
             for one in of_seeds

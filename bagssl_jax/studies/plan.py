@@ -23,6 +23,8 @@ class Variant:
       choices: (key, values) of which one is chosen by runs of their own, as `Study.selection` says;
         the others take it. None where there is nothing to choose.
       probes: settings of further probes, which follow that of the training.
+      rows: what rows of results.json must have for it, in place of what `Measure.where` says:
+        {'encoder': 'untrained'} makes it a baseline.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Variant:
     settings: Settings = dataclasses.field(default_factory=dict)
     choices: tuple[str, tuple[Any, ...]] | None = None
     probes: tuple[Settings, ...] = ()
+    rows: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

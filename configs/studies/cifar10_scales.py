@@ -9,8 +9,11 @@ Here, `configs/cifar10.py:OBJECTIVE,small` and `:OBJECTIVE,small,multiscale`, wi
 weights and temperatures of bagssl_jax/defaults.py, for 300 steps on the first 10,000 images, in
 three seeds. The learning rate is one of three, chosen for each by a run of 100 steps, which a
 linear probe of bags of 16 scores on training images 10,001 to 12,000. Probes learn from 5,000
-training images and are scored on 5,000 test images. 42 runs, and 42 by which rates are chosen.
+training images and are scored on 5,000 test images. 42 runs, and 42 by which rates are chosen; and
+an untrained encoder in three seeds.
 """
+
+import dataclasses
 
 from bagssl_jax.studies import Comparison, Measure, Selection, Study, Variant
 
@@ -22,7 +25,10 @@ COLUMNS = (1, 4, 16, 64, 'whole')
 
 def get_study() -> Study:
     return Study(
-        variants=tuple(_variant(name, crops) for name in OBJECTIVES for crops in CROPS),
+        variants=(
+            *(_variant(name, crops) for name in OBJECTIVES for crops in CROPS),
+            _untrained(),
+        ),
         seeds=(0, 1, 2),
         measures=tuple(
             _measure(probe, space, column)
@@ -65,8 +71,21 @@ def _variant(objective: str, crops: str) -> Variant:
     )
 
 
-def _measure(probe: str, space: str, column: int | str, encoder: str = 'trained') -> Measure:
-    where = {'encoder': encoder, 'space': space, 'probe': probe}
+def _untrained() -> Variant:
+    like = _variant('tcr', 'fixed')
+    settings = {
+        **like.settings,
+        'train.steps': 1,
+        'optimizer.warmup_epochs': 0.0,
+        'probe.encoders': ('untrained',),
+    }
+    return dataclasses.replace(
+        like, name='untrained', settings=settings, choices=None, rows={'encoder': 'untrained'}
+    )
+
+
+def _measure(probe: str, space: str, column: int | str) -> Measure:
+    where = {'encoder': 'trained', 'space': space, 'probe': probe}
     of_view = {'view': 'whole'} if column == 'whole' else {'view': 'bag', 'patches': column}
     return Measure(f'{probe}, {space}', str(column), {**where, **of_view})
 

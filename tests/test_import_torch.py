@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import re
 import sys
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import REPOSITORY, slow_but
+from conftest import REPOSITORY
 from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -75,9 +76,12 @@ def test_pixel_statistics_are_applied_to_pixels():
     np.testing.assert_allclose(h, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
 @pytest.mark.parametrize(
-    'name', slow_but(('resnet18', 'resnet50'), ('resnet18', 'resnet50', 'resnet200'))
+    ('name', 'stem'),
+    [
+        *itertools.product(('resnet18', 'resnet50'), ('cifar', 'imagenet')),
+        pytest.param('resnet200', 'imagenet', marks=pytest.mark.slow),
+    ],
 )
 def test_there_and_back_is_exact(name, stem):
     arrays = weights(name, stem=stem)

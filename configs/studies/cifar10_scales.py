@@ -91,7 +91,7 @@ def _measure(probe: str, space: str, column: int | str) -> Measure:
 
 
 def _comparisons():
-    """By objective, then over all of them: of bags against each other, and against whole images."""
+    """Of fixed against multi-scale; then of bags, spaces and training, with the same crops."""
     for probe in ('linear', 'knn'):
         for left, right in ((16, 16), (64, 64), (16, 'whole'), (64, 'whole'), ('whole', 'whole')):
             pairs = tuple(
@@ -106,3 +106,16 @@ def _comparisons():
             if probe == 'linear' and (left, right) in ((16, 16), (16, 'whole')):
                 for name, pair in zip(OBJECTIVES, pairs, strict=True):
                     yield Comparison(f'{what}, {name}', (pair,))
+    for crops in CROPS:
+        names = tuple(f'{name}_{crops}' for name in OBJECTIVES)
+        for left, right in (
+            ('h: 16', 'h: 1'),
+            ('h: 64', 'h: whole'),
+            ('hidden1: 16', 'h: 16'),
+            ('hidden1: whole', 'h: whole'),
+        ):
+            pairs = tuple(((name, f'linear, {left}'), (name, f'linear, {right}')) for name in names)
+            yield Comparison(f'linear, {crops}: {left} less {right}, all objectives', pairs)
+        column = 'linear, h: 16'
+        pairs = tuple(((name, column), ('untrained', column)) for name in names)
+        yield Comparison(f'{column}: {crops} less untrained, all objectives', pairs)

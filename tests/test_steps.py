@@ -252,8 +252,9 @@ def test_spread_is_of_the_global_batch(patches):
     assert 1 < measured[0]['h_effective_rank'] <= 32  # the embedding is 32 wide
 
 
+# The networks compute in it, losses do not: with a target, of a softmax, and of a determinant.
 @pytest.mark.slow
-@pytest.mark.parametrize('objective', OBJECTIVE_NAMES)
+@pytest.mark.parametrize('objective', ['byol', 'simclr', 'tcr'])
 def test_bfloat16_compute_agrees_to_its_precision(objective, patches):
     roundings, of_devices = [], []
     for batch in (patches, 255 - patches, patches[..., ::-1]):

@@ -1,6 +1,5 @@
 """What the runs of a study came to: the numbers that its measures read off them."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -25,23 +24,26 @@ def plan(study: Study, runs: StudyFolder, variant: Variant) -> list[Planned]:
         return tried
     measure = [study.selection.measure] if tried else []
     # The highest score; of equals, the first.
-    best = max(tried, key=lambda one: values_of(runs.finished(one), measure), default=None)
+    best = max(tried, key=lambda one: values_of(runs.finished(one), variant, measure), default=None)
     return [*tried, *chosen_runs(study, variant, best and best.choice)]
 
 
-def values_of(run: Run, measures: Sequence[Measure]) -> list[float]:
-    """The numbers that measures read off a run's results.json.
+def values_of(run: Run, variant: Variant, measures: Sequence[Measure]) -> list[float]:
+    """The numbers that measures read off the results.json of a run of a variant.
 
     Raises:
       InputError: of one there is no such row, more than one, or no number in it.
     """
     place, rows = run.directory / 'results.json', (run.read_json('results.json') or {}).get('rows')
-    return [_value_in(rows or [], measure, place) for measure in measures]
+    return [_value_in(rows or [], measure, variant, place) for measure in measures]
 
 
-def _value_in(rows: list[dict[str, Any]], measure: Measure, place: epath.Path) -> float:
-    fitting = [row for row in rows if _fits(row, measure.where)]
-    wanted = json.dumps(dict(measure.where))
+def _value_in(
+    rows: list[dict[str, Any]], measure: Measure, variant: Variant, place: epath.Path
+) -> float:
+    where = {**measure.where, **variant.rows}
+    fitting = [row for row in rows if _fits(row, where)]
+    wanted = json.dumps(where)
     if len(fitting) != 1:
         raise InputError(
             f'{place} has {len(fitting) or "no"} rows of {measure.column!r}, where there must be '
@@ -67,14 +69,13 @@ def outcome(study: Study, runs: StudyFolder, variant: Variant) -> dict[str, Any]
     of_seeds = [one for one in planned if one.choice is None]
     later = [] if of_seeds else list(chosen_runs(study, variant, None))
     columns = [measure.column for measure in study.measures]
-    measures = [
-        dataclasses.replace(measure, where={**measure.where, **variant.rows})
-        for measure in study.measures
-    ]
     return {
         'variant': variant.name,
         'choices': [
-            {'choice': one.choice, 'score': values_of(made[one.name], [study.selection.measure])[0]}
+            {
+                'choice': one.choice,
+                'score': values_of(made[one.name], variant, [study.selection.measure])[0],
+            }
             for one in planned
             if one.choice is not None and one.name in made
         ],
@@ -85,7 +86,9 @@ def outcome(study: Study, runs: StudyFolder, variant: Variant) -> dict[str, Any]
             {
                 'name': one.name,
                 'seed': one.settings['seed'],
-                'values': dict(zip(columns, values_of(made[one.name], measures), strict=True)),
+                'values': dict(
+                    zip(columns, values_of(made[one.name], variant, study.measures), strict=True)
+                ),
                 **made[one.name].read_json(RECORD),
             }
             for one in of_seeds

@@ -105,10 +105,15 @@ def test_an_interrupted_run_with_skipped_updates_resumes_exactly(shrunk, tmp_pat
 
 @pytest.mark.slow
 def test_skipping_and_stopping_learn_the_same_where_all_is_finite(shrunk, tmp_path):
-    train(shrunk('--config.train.steps=6'), tmp_path / 'stop')
-    train(shrunk(*SKIP), tmp_path / 'skip')
-    skipping = [{k: v for k, v in row.items() if k != 'skipped'} for row in rows(tmp_path / 'skip')]
-    assert skipping == rows(tmp_path / 'stop')
+    # A rate at which rounding, which may differ between two programs, stays rounding.
+    slowly = '--config.optimizer.learning_rate=0.00001'
+    train(shrunk('--config.train.steps=6', slowly), tmp_path / 'stop')
+    train(shrunk(*SKIP, slowly), tmp_path / 'skip')
+    stopping = rows(tmp_path / 'stop')
+    assert len(stopping) == 3
+    for row, other in zip(rows(tmp_path / 'skip'), stopping, strict=True):
+        assert row.pop('skipped') == 0
+        assert row == pytest.approx(other, rel=1e-4)
 
 
 def test_too_many_skipped_updates_stop_the_run():

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY, SHRUNK, wait_for_checkpoint
+from tiny import QUICKLY
 
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import photos
@@ -74,7 +75,8 @@ def test_a_place_that_cannot_be(flags, message):
 
 
 def environment(devices):
-    return {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+    count = f'--xla_force_host_platform_device_count={devices}'
+    return {**os.environ, 'XLA_FLAGS': f'{count} {QUICKLY}'}
 
 
 @contextlib.contextmanager

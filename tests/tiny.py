@@ -4,7 +4,7 @@ import pathlib
 
 # Compiling is most of what tests take: networks of four channels want neither LLVM's best nor
 # fusions compiled by MLIR. CI's quickstart is compiled as users have it.
-QUICKLY = '--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false'
+QUICKLY = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
     f'--config={REPOSITORY}/configs/quickstart.py',

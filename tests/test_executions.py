@@ -88,8 +88,8 @@ def test_an_execution_is_its_steps_one_after_the_other(execute):
     found, expected = execute([4], 4), execute([1, 1, 1, 1], 1)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for leaf, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        # float32 rounding of sums is relative to the largest element; 2.6e-6 on one kind of CPU
-        np.testing.assert_allclose(leaf, other, rtol=0, atol=5e-6 * max(abs(other).max(), 1))
+        # float32 rounding of sums is relative to the largest element; 5.1e-6 on one kind of CPU
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * max(abs(other).max(), 1))
 
 
 def test_how_steps_fall_into_executions_changes_no_bit(execute):

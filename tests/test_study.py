@@ -191,7 +191,7 @@ from bagssl_jax.studies import Measure, Selection, Study, Variant
 CONFIG, *ARGUMENTS = {TINY!r}
 SETTINGS = dict(word.removeprefix('--config.').split('=', 1) for word in ARGUMENTS)
 SETTINGS |= {{'optimizer.warmup_epochs': 0, 'train.steps': 4, 'augment.jitter': 0,
-             'probe.encoders': 'trained'}}
+             'probe.encoders': 'trained', 'probe.probes': 'knn'}}
 
 
 def get_study():

@@ -28,7 +28,8 @@ from bagssl_jax.processes import Place, find_place
 LAUNCH = REPOSITORY / 'launch'
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), REPOSITORY / '.ci' / 'run'])
 STAND_IN = """#!/usr/bin/env bash
-{ printf '%s\\0' "${0##*/}" "$@"; echo; } >>"$CALLS"
+# One write, for commands that run at the same time.
+printf '%s\\0' "${0##*/}" "$@" $'\\n' >>"$CALLS"
 # next FILE: its first line, which is then gone; the last one stays.
 next() { head -n 1 "$FOLDER/$1"; [[ $(wc -l <"$FOLDER/$1") == 1 ]] || sed -i 1d "$FOLDER/$1"; }
 ALL="$*"
@@ -62,7 +63,7 @@ class StandIns:
         """The words of each call, in order, of the command of that name or of all but sleep."""
         if not self.calls_file.exists():
             return []
-        calls = self.calls_file.read_text().removesuffix('\0\n').split('\0\n')
+        calls = self.calls_file.read_text().removesuffix('\0\n\0').split('\0\n\0')
         calls = [call.split('\0') for call in calls]
         return [words for words in calls if words[0] == name or (not name and words[0] != 'sleep')]
 

@@ -294,11 +294,15 @@ def _checkpointer(name: str) -> ocp.Checkpointer:
 
 @functools.cache
 def _quieten() -> None:
-    """Of what orbax and tensorstore raise, keeps their threads from telling it too.
+    """Of what orbax and tensorstore raise, keeps their threads and tasks from telling it too.
 
     They would on hundreds of lines, some of them after the program's own one.
     """
     logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in record.msg)
+    # Of arrays read at once the first error is raised, and asyncio tells those of the others.
+    logging.getLogger('asyncio').addFilter(
+        lambda record: 'never retrieved' not in record.msg or '/orbax/' not in record.msg
+    )
     previous = sys.unraisablehook
 
     def tell(report: Any) -> None:

@@ -10,6 +10,7 @@ digest of every item, which is compared after restoring.
 import copy
 import functools
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -301,7 +302,9 @@ def _quieten() -> None:
     logging.getLogger('absl').addFilter(lambda record: '_SignalingThread' not in record.msg)
     # Of arrays read at once the first error is raised, and asyncio tells those of the others.
     logging.getLogger('asyncio').addFilter(
-        lambda record: 'never retrieved' not in record.msg or '/orbax/' not in record.msg
+        lambda record: (
+            not re.search('never retrieved.*/orbax/', logging.Formatter().format(record), re.DOTALL)
+        )
     )
     previous = sys.unraisablehook
 

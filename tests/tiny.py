@@ -3,8 +3,12 @@
 import pathlib
 
 # Compiling is most of what tests take: networks of four channels want neither LLVM's best nor
-# fusions compiled by MLIR. CI's quickstart is compiled as users have it.
-QUICKLY = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+# fusions compiled by MLIR, and workers leave no idle core to compile parts of a program on. CI's
+# quickstart is compiled as users have it.
+QUICKLY = (
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    '--xla_cpu_parallel_codegen_split_count=1'
+)
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
     f'--config={REPOSITORY}/configs/quickstart.py',

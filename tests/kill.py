@@ -27,7 +27,7 @@ import time
 
 import jax
 import numpy as np
-from tiny import REPOSITORY, TINY
+from tiny import QUICKLY, REPOSITORY, TINY
 
 from bagssl_jax import command_line
 from bagssl_jax.checkpoints import restore_items
@@ -37,6 +37,7 @@ from bagssl_jax.training.state import to_items
 
 CONFIG = (
     *TINY,
+    '--config.augment.jitter=0',
     '--config.train.epochs=4',
     '--config.train.log_every=3',
     '--config.train.checkpoint_every=2',
@@ -61,7 +62,7 @@ class Started:
         environment = {
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {QUICKLY}',
             'JAX_COMPILATION_CACHE_DIR': str(cache),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             'PYTHONPATH': str(REPOSITORY),

@@ -223,7 +223,8 @@ def test_a_training_and_a_probe_are_followed(program, tmp_path, monkeypatch):
     assert [{'step': step, **row} for _, step, row in logged] == rows
     assert concluded == ('conclude', 0, {}, (workdir / 'report.html').read_bytes())
     assert closed == ('close', 'finished')
-    few = '--config.probe.patches=1', '--config.probe.views=bag', '--config.probe.probes=knn'
+    few = ['patches=1', 'views=bag', 'probes=knn', 'encoders=trained,untrained']
+    few = [f'--config.probe.{setting}' for setting in few]
     assert program('probe', f'--workdir={workdir}', *few)[0] == 0
     opened, concluded, _ = books[1].heard
     assert opened[1] == 'the-first'

@@ -22,5 +22,6 @@ TINY = (
     '--config.projector.widths=(16,8)',
     '--config.probe.patches=(1,4)',
     '--config.probe.batch_size=64',
+    '--config.probe.encoders=trained',
     '--config.analysis.after_training=',
 )

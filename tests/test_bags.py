@@ -57,9 +57,14 @@ def grids(counts, aggregations=('mean',)):
 
 def embedded(variables, patches):
     """h, hidden1 and z of uint8 patches [n h w c], each alone."""
-    h, _ = ENCODER.apply(variables['encoder'], patches.astype(np.float32) / 255, train=False)
+    return jax.device_get(embed(variables, patches.astype(np.float32) / 255))
+
+
+@jax.jit
+def embed(variables, x):
+    h, _ = ENCODER.apply(variables['encoder'], x, train=False)
     z, hidden = PROJECTOR.apply(variables['projector'], h, train=False)
-    return {'h': np.asarray(h), 'z': np.asarray(z), **jax.tree.map(np.asarray, hidden)}
+    return {'h': h, 'z': z, **hidden}
 
 
 def grid_patches(image, count, size=8):

@@ -44,7 +44,12 @@ def random_images(*shape):
 def embeddings(variables, image, corners, side=16):
     """h and z of the patches that have these upper left corners."""
     patches = np.stack([image[y : y + side, x : x + side] for y, x in corners])
-    h, _ = ENCODER.apply(variables['encoder'], jnp.float32(patches) / 255, train=False)
+    return embed(variables, patches.astype(np.float32) / 255)
+
+
+@jax.jit
+def embed(variables, x):
+    h, _ = ENCODER.apply(variables['encoder'], x, train=False)
     return {'h': h, 'z': PROJECTOR.apply(variables['projector'], h, train=False)[0]}
 
 

@@ -122,7 +122,10 @@ def test_eight_devices_have_the_gradient_of_one_plain_function(objective, patche
         z = x @ kernel + params['dense2']['bias'].reshape(1, -1)
         return make_objective(objective, {}).loss(z.reshape(16, 3, -1))[0]
 
-    with jax.numpy_rank_promotion('allow'):
+    kernel = before.online['projector']['params']['dense2']['kernel']
+
+    @jax.jit
+    def plainly():
         x = (jnp.asarray(patches, jnp.float32).reshape(-1, 8, 8, 3) / 255 - 0.5) / 0.5
         params = before.online['encoder']['params']
         for i in range(4):
@@ -135,8 +138,10 @@ def test_eight_devices_have_the_gradient_of_one_plain_function(objective, patche
             )
             flat = x.reshape(-1, x.shape[-1])
             x = jnp.maximum(normalised(flat), 0).reshape(x.shape)
-        kernel = before.online['projector']['params']['dense2']['kernel']
-        value, gradient = jax.value_and_grad(loss)(kernel, x.mean(axis=(1, 2)))
+        return jax.value_and_grad(loss)(kernel, x.mean(axis=(1, 2)))
+
+    with jax.numpy_rank_promotion('allow'):
+        value, gradient = plainly()
     np.testing.assert_allclose(metrics['loss'], value, rtol=1e-4)
     # Nesterov's first update is -(1 + momentum) times the gradient.
     moved = (after.online['projector']['params']['dense2']['kernel'] - kernel) / -1.9

@@ -134,9 +134,9 @@ def assert_same_to_rounding(workdir, expected):
 @pytest.mark.slow
 def test_two_processes_give_the_answer_of_one(program, tmp_path):
     one, two = tmp_path / 'one', tmp_path / 'two'
-    looking = '--config.train.monitor_every=1'
-    assert program('main', *SHRUNK, looking, f'--workdir={one}')[0] == 0
-    command = [SCRIPT, '2', '--', sys.executable, '-m', 'bagssl_jax.main', *SHRUNK, looking]
+    looking = *SHRUNK, '--config.train.monitor_every=1', '--config.probe.views=bag'
+    assert program('main', *looking, f'--workdir={one}')[0] == 0
+    command = [SCRIPT, '2', '--', sys.executable, '-m', 'bagssl_jax.main', *looking]
     ended = subprocess.run(
         [*command, f'--workdir={two}'],
         cwd=tmp_path,
@@ -163,16 +163,16 @@ def test_two_processes_give_the_answer_of_one(program, tmp_path):
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(program, tmp_path):
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-    steps = '--config.train.steps=240'
-    assert program('main', *LONG, steps, f'--workdir={whole}')[0] == 0
-    with two_processes(stopped, *LONG, steps, folder=tmp_path) as started:
+    steps = '--config.train.steps=240', '--config.train.checkpoint_every=24'
+    assert program('main', *LONG, *steps, f'--workdir={whole}')[0] == 0
+    with two_processes(stopped, *LONG, *steps, folder=tmp_path) as started:
         wait_for_checkpoint(started[0], stopped)
         started[1].send_signal(signal.SIGTERM)
         _, err = started[0].communicate(timeout=180)
         assert started[1].wait(timeout=180) == started[0].returncode == 143
     step = int(re.fullmatch(r'stopped by SIGTERM at step (\d+), .*', err.splitlines()[-1])[1])
     assert parameters(stopped)[0] == step < 240
-    assert program('main', *LONG, steps, f'--workdir={stopped}')[0] == 0
+    assert program('main', *LONG, *steps, f'--workdir={stopped}')[0] == 0
     assert_same_to_rounding(stopped, whole)
 
 

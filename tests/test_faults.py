@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import SHRUNK, run, start, wait_for_checkpoint
+from conftest import SHRUNK, start, wait_for_checkpoint
 
 from bagssl_jax.data import photos
 
@@ -93,12 +93,10 @@ def workers_of(process):
 
 # How each damage is told is in test_images.py; here, that a program tells it.
 @pytest.mark.parametrize('reason', ['truncated', '20000'])
-def test_a_damaged_file_stops_the_run_in_one_line_that_names_it(folder, tmp_path, reason):
+def test_a_damaged_file_stops_the_run_in_one_line_that_names_it(folder, tmp_path, program, reason):
     DAMAGES[reason](folder / 'train' / 'dark' / '10.jpg')
-    workdir = tmp_path / 'run'
-    status, _, err = run(
-        'main', *FOLDER, f'--config.data.dir={folder}', f'--workdir={workdir}', cwd=tmp_path
-    )
+    arguments = [*FOLDER, f'--config.data.dir={folder}', f'--workdir={tmp_path / "run"}']
+    status, _, err = program('main', *arguments)
     assert status == 2
     assert 'Traceback' not in err
     line = last_line(err)

@@ -68,14 +68,13 @@ def test_quickstart_trains_probes_and_reports(trained):
 
 
 @pytest.mark.slow
-def test_the_probe_is_a_program_of_its_own_and_deterministic(trained):
-    workdir, _, _ = trained
-    before = json.loads((workdir / 'results.json').read_text())
-    status, out, err = run(
-        'probe', f'--workdir={workdir}', '--config.probe.spaces=(h,hidden1,z)', cwd=workdir
-    )
+def test_the_probe_is_a_program_of_its_own_and_deterministic(tmp_path):
+    workdir = f'--workdir={save_run(tmp_path, *TINY[1:])}'
+    assert run('probe', workdir, cwd=tmp_path)[0] == 0
+    before = json.loads((tmp_path / 'results.json').read_text())
+    status, out, err = run('probe', workdir, '--config.probe.spaces=(h,hidden1,z)', cwd=tmp_path)
     assert status == 0, err
-    results = json.loads((workdir / 'results.json').read_text())
+    results = json.loads((tmp_path / 'results.json').read_text())
     assert [row for row in results['rows'] if row['space'] == 'h'] == before['rows']
     for space in ('hidden1', 'z'):
         assert len([row for row in results['rows'] if row['space'] == space]) == len(before['rows'])

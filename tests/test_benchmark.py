@@ -106,9 +106,8 @@ def test_probe(measured):
         assert row['seconds'] > 0
         assert row['rows'] == {'train': 96, 'test': 40}
         assert (row['width'], row['classes']) == (32, 8)
-        assert (
-            row['cases'] == 2 * 2 + 1
-        )  # bags of two sizes, aggregated in two ways, and the center
+        # Bags of two sizes, aggregated in two ways, and the center.
+        assert row['cases'] == 2 * 2 + 1
 
 
 @pytest.mark.parametrize(

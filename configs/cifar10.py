@@ -23,8 +23,8 @@ Of as many pixels, 200 steps of it learn something, and less than the others' do
 `small` fits a CPU: a tiny encoder on native 16x16 patches of the first 10,000 images. `tcr,small`
 (2 CPU cores, 2026-11-28, commit 948e048), top-1 on all test images of bags of 1 / 4 / 16 patches:
 linear .559 / .602 / .652, kNN .522 / .546 / .568; untrained, .335 / .371 / .425 and
-.304 / .308 / .339. On 2026-11-23, at commit 17ada26, linear .565 / .611 / .655. Without `small`: not
-measured.
+.304 / .308 / .339. On 2026-11-23, at commit 17ada26, linear .565 / .611 / .655. Without `small`:
+not measured.
 
 Resizing 16x16 patches to 32x32, as EMP-SSL does, pays. `tcr` of width 16 on 10,000 images, 50
 images x 8 patches a step, 200 steps, one seed, 2,000 test images (2 CPU cores, 2026-11-26, commit

@@ -14,9 +14,9 @@ but for the encoder, the learning rate, which is three times as high, and 17 epo
 all test images of bags of 1 / 4 / 16 patches and whole (means of seeds 0, 1, 2, 2026-11-27, commit
 dfacc07): linear .590 / .632 / .673, .661 (bags of 16: .679, .665, .676); kNN .537 / .550 / .577,
 .583. From the command to the last of 1,326 steps, compiling included, seed 0 took 551 s of two idle
-cores of an AMD EPYC. `tcr,small` reaches linear .559 / .602 / .652 in 12:42 of an Intel Xeon; there,
-where a step takes longer, these would be 10.4 minutes (worked out from 284 images a second and 25 s
-of compiling).
+cores of an AMD EPYC. `tcr,small` reaches linear .559 / .602 / .652 in 12:42 of an Intel Xeon;
+there, where a step takes longer, these would be 10.4 minutes (worked out from 284 images a second
+and 25 s of compiling).
 
 Chosen after 330 steps, one seed each (`--config.train.steps=330 --config.optimizer.warmup_epochs=.5
 --config.data.test_split='train[10000:20000]' --config.probe.train_split='train[:5000]'`). Linear:

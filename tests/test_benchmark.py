@@ -90,7 +90,7 @@ def test_probe(measured):
         'probe', '--config.benchmark.probe.images=20', '--config.probe.labels=all,5',
         '--config.probe.probes=linear,knn,sgd_augmented,alignment',
         '--config.probe.aggregations=mean,mean_unit', '--config.probe.views=bag,center',
-        '--config.probe.sgd_augmented.epochs=2',
+        '--config.probe.sgd_augmented.epochs=2', '--config.probe.encoders=trained,untrained',
     )  # fmt: skip
     probes = ['linear', 'knn', 'sgd_augmented', 'alignment']
     assert list(found) == ['embed_bag', 'embed_center', *probes]
@@ -106,8 +106,7 @@ def test_probe(measured):
         assert row['seconds'] > 0
         assert row['rows'] == {'train': 96, 'test': 40}
         assert (row['width'], row['classes']) == (32, 8)
-        # Bags of two sizes, aggregated in two ways, and the center.
-        assert row['cases'] == 2 * 2 + 1
+        assert row['cases'] == 2 * (2 * 2 + 1)
 
 
 @pytest.mark.parametrize(

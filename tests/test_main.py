@@ -87,6 +87,7 @@ def test_a_probe_can_change_every_part_of_the_protocol(tmp_path, program):
     before = ('--config.probe.probes=linear', '--config.probe.views=bag')
     assert program('probe', f'--workdir={workdir}', *before)[0] == 0
     options = {
+        'encoders': 'trained,untrained',
         'views': 'bag,center',
         'patches': '3,16',
         'size': '12',
@@ -105,7 +106,10 @@ def test_a_probe_can_change_every_part_of_the_protocol(tmp_path, program):
     assert {row['probe'] for row in everything if not row['flip']} >= {'linear'}  # as it was
     assert {row['n_train'] for row in rows if row['probe'] == 'sgd'} == {96, 8, 48}
     fresh = [row for row in rows if row['probe'] == 'sgd_augmented']
-    assert [(row['encoder'], row['view']) for row in fresh] == [('trained', 'center')]
+    assert [(row['encoder'], row['view']) for row in fresh] == [
+        ('trained', 'center'),
+        ('untrained', 'center'),
+    ]
     assert all(row['top1'] > 1 / 8 for row in fresh)
     bags = [row for row in rows if row['view'] == 'bag']
     assert all(row['patch'] == {'size': 12, 'scale': 0.0, 'resize': 8} for row in bags)

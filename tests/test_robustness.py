@@ -59,12 +59,13 @@ def test_a_probe_is_tried_on_attacked_and_corrupted_images(tried, program):
         '--config.probe.pgd.l2=()',
         '--config.probe.corruptions.names=gaussian_noise,contrast',
         '--config.probe.corruptions.severities=1,5',
+        '--config.probe.encoders=trained,untrained',
     )
     status, out, err = program('probe', f'--workdir={tried}', *PROBE, *FAST, *flags)
     assert status == 0, err
     found = rows_of(tried)
     plain = {(row['encoder'], row['view']): row for row in found['rows']}
-    assert len(plain) == 2
+    assert len(plain) == 4
     for (encoder, view), row in plain.items():
         own = [r for r in found['robustness'] if (r['encoder'], r['view']) == (encoder, view)]
         assert all(r['n_test'] == 40 and r['n_train'] == 96 for r in own)
@@ -94,8 +95,8 @@ def test_a_probe_is_tried_on_attacked_and_corrupted_images(tried, program):
             means.append(np.mean(of_view))
         assert row['difference'] == pytest.approx(means[0] - means[1])
         assert row['interval'][0] < row['difference'] < row['interval'][1]
-    assert len(found['differences']) == 5 + 1 + 3
-    assert sum('less whole  ' in line for line in out.splitlines()) == 3 + 3
+    assert len(found['differences']) == 2 * (5 + 1 + 3)
+    assert sum('less whole  ' in line for line in out.splitlines()) == 2 * (3 + 3)
     for name in ('pgd', 'severity', 'corruptions'):
         figure = (tried / 'figures' / f'robustness_{name}.png').read_bytes()
         assert figure[:4] == b'\x89PNG'

@@ -8,11 +8,11 @@ import sys
 import time
 from typing import ClassVar
 
-from tiny import QUICKLY, REPOSITORY, TINY
+from tiny import REPOSITORY, TINY, xla_flags
 
 # Set before JAX is imported; programs that the tests start inherit them.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICKLY}'
+os.environ['XLA_FLAGS'] = xla_flags(8)
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.03')
 
@@ -142,7 +142,7 @@ def refusal(program):
 
 def start(module, *arguments, **options):
     """Starts a program as a person does, with two devices."""
-    environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {QUICKLY}'}
+    environment = {**os.environ, 'XLA_FLAGS': xla_flags(2)}
     return subprocess.Popen(
         [sys.executable, '-m', f'bagssl_jax.{module}', *arguments],
         env=environment,

@@ -27,7 +27,7 @@ import time
 
 import jax
 import numpy as np
-from tiny import QUICKLY, REPOSITORY, TINY
+from tiny import REPOSITORY, TINY, xla_flags
 
 from bagssl_jax import command_line
 from bagssl_jax.checkpoints import restore_items
@@ -62,7 +62,7 @@ class Started:
         environment = {
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count=2 {QUICKLY}',
+            'XLA_FLAGS': xla_flags(2),
             'JAX_COMPILATION_CACHE_DIR': str(cache),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             'PYTHONPATH': str(REPOSITORY),

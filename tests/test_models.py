@@ -190,12 +190,11 @@ def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
 
-    @jax.eval_shape
-    def out():
+    def forward():
         h, intermediates = encoder.apply(variables['encoder'], x, train=False)
         return h, intermediates, *projector.apply(variables['projector'], h, train=False)
 
-    h, intermediates, z, hidden = out
+    h, intermediates, z, hidden = jax.eval_shape(forward)
     assert h.dtype == z.dtype == jnp.float32
     assert intermediates['map'].dtype == hidden['hidden1'].dtype == jnp.bfloat16
 

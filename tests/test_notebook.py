@@ -8,7 +8,7 @@ import nbclient
 import nbformat
 import pytest
 from conftest import REPOSITORY
-from tiny import QUICKLY
+from tiny import xla_flags
 
 NOTEBOOK = REPOSITORY / 'launch' / 'bagssl_colab.ipynb'
 
@@ -36,7 +36,7 @@ def test_it_holds_no_outputs(notebook):
 @pytest.mark.filterwarnings('ignore')  # of Jupyter's own
 def test_every_cell_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv('BAGSSL_SHORT', '1')
-    monkeypatch.setenv('XLA_FLAGS', QUICKLY)  # one device
+    monkeypatch.setenv('XLA_FLAGS', xla_flags(1))
     monkeypatch.setenv('JUPYTER_PLATFORM_DIRS', '1')
     python_path = os.pathsep.join([str(REPOSITORY), os.environ.get('PYTHONPATH', '')])
     monkeypatch.setenv('PYTHONPATH', python_path)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY, SHRUNK, wait_for_checkpoint
-from tiny import QUICKLY
+from tiny import xla_flags
 
 from bagssl_jax.checkpoints import restore_items
 from bagssl_jax.data import photos
@@ -75,8 +75,7 @@ def test_a_place_that_cannot_be(flags, message):
 
 
 def environment(devices):
-    count = f'--xla_force_host_platform_device_count={devices}'
-    return {**os.environ, 'XLA_FLAGS': f'{count} {QUICKLY}'}
+    return {**os.environ, 'XLA_FLAGS': xla_flags(devices)}
 
 
 @contextlib.contextmanager

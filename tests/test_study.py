@@ -191,7 +191,7 @@ from bagssl_jax.studies import Measure, Selection, Study, Variant
 CONFIG, *ARGUMENTS = {TINY!r}
 SETTINGS = dict(word.removeprefix('--config.').split('=', 1) for word in ARGUMENTS)
 SETTINGS |= {{'optimizer.warmup_epochs': 0, 'train.steps': 4, 'augment.jitter': 0,
-             'probe.encoders': 'trained', 'probe.probes': 'knn'}}
+             'probe.probes': 'knn'}}
 
 
 def get_study():
@@ -202,7 +202,7 @@ def get_study():
             Variant(
                 'works', CONFIG.removeprefix('--config='), SETTINGS,
                 choices=('optimizer.learning_rate', (1e-3, 2e-3)),
-                probes=({{'probe.views': 'whole', 'probe.encoders': 'trained'}},),
+                probes=({{'probe.views': 'whole'}},),
             ),
         ),
         seeds=(3,),

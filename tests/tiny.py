@@ -2,13 +2,6 @@
 
 import pathlib
 
-# Compiling is most of what tests take: networks of four channels want neither LLVM's best nor
-# fusions compiled by MLIR, and workers leave no idle core to compile parts of a program on. CI's
-# quickstart is compiled as users have it.
-QUICKLY = (
-    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
-    '--xla_cpu_parallel_codegen_split_count=1'
-)
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 TINY = (
     f'--config={REPOSITORY}/configs/quickstart.py',
@@ -25,3 +18,16 @@ TINY = (
     '--config.probe.encoders=trained',
     '--config.analysis.after_training=',
 )
+
+
+def xla_flags(devices):
+    """XLA_FLAGS of so many CPU devices, whose programs are compiled quickly.
+
+    Compiling is most of what tests take: networks of four channels want neither LLVM's best nor
+    fusions compiled by MLIR, and workers leave no idle core to compile parts of a program on. CI's
+    quickstart is compiled as users have it.
+    """
+    return (
+        f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 '
+        '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+    )
